@@ -1,0 +1,408 @@
+"""The contract of every policy: a conditional density p(action | state window).
+
+Axes: rows ``n`` (one row, one decision), window ``T``, state ``d``, action ``d_a``, samples ``S``.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import Tags, check_array, check_consistent_length, check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from skvdd._sklearn import CallbackSupportMixin, Interval, StrOptions, validate_data
+from skvdd.training import Update, train
+
+RandomStates = int | np.random.RandomState | Sequence[np.random.RandomState] | None
+
+# Matrix products of fewer rows take other kernels, which round differently: a row padded to this
+# many neighbours gives the same bits alone as in any batch.
+MIN_ROWS = 16
+# Actions evaluated at once, so that a query of millions needs no memory of that size.
+MAX_ACTIONS = 8192
+
+
+class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
+    """Base class of all policies: validation, windows, scaling, device and seeds.
+
+    A subclass trains ``network_`` (standardised states in) in `fit` and implements `sample`,
+    `predict`, `act` and, where it has a density, `log_prob`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "window_size": [Interval(Integral, 1, None, closed="left")],
+        "encoder": [StrOptions({"mlp", "transformer"})],
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "n_layers": [Interval(Integral, 0, None, closed="left")],
+        "n_heads": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
+        "state_noise": [Interval(Real, 0, None, closed="left")],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+    }
+
+    # -- what a user calls -----------------------------------------------------------------------
+
+    @abstractmethod
+    def sample(
+        self, X: ArrayLike, n_samples: int | None = None, *, random_state: RandomStates = None
+    ) -> NDArray:
+        """Draw actions from ``p(a|s)``."""
+
+    @abstractmethod
+    def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray:
+        """Return the log-density of actions."""
+
+    def act(self, X: ArrayLike, *, random_state: RandomStates = None) -> NDArray:
+        """Return the actions that control uses: one sample for each state window.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+            State windows, one row a decision.
+        random_state : int, RandomState, sequence of n RandomState, or None
+            Source of the noise; a sequence gives each row a stream of its own.
+
+        Returns
+        -------
+        ndarray of shape (n, d_a), or (n,) if `fit` was given such actions
+            Actions in raw units.
+        """
+        return self.sample(X, random_state=random_state)
+
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Return the mean log-density of demonstrated actions; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+            State windows.
+        y : array-like of shape (n, d_a) or (n,)
+            Actions taken in them.
+
+        Returns
+        -------
+        float
+            Mean of `log_prob`, in nats per decision.
+        """
+        return float(np.mean(self.log_prob(X, y)))
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted policy to one safetensors file, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write; a file of that name is replaced only once the new one is complete.
+        """
+        from skvdd.persistence import save
+
+        save(self, path)
+
+    # -- checks ----------------------------------------------------------------------------------
+
+    def _check_training_data(self, X: ArrayLike, y: ArrayLike | None) -> tuple[NDArray, NDArray]:
+        """Validate ``(X, y)`` and return them as (n, T, d) and (n, d_a), both float64."""
+        self._check_machine()
+        flat, actions = validate_data(
+            self, self._flatten(X), y, dtype=np.float64, multi_output=True, y_numeric=True
+        )
+        self._check_window(flat)
+        self._single_output = actions.ndim == 1
+        actions = self._as_columns(actions)
+        self.n_actions_ = actions.shape[1]
+        return self._unflatten(flat), actions
+
+    def _check_training_states(self, X: ArrayLike) -> NDArray:
+        """Validate states without actions and return them as (n, T, d), float64."""
+        self._check_machine()
+        flat = validate_data(self, self._flatten(X), dtype=np.float64)
+        self._check_window(flat)
+        return self._unflatten(flat)
+
+    def _check_machine(self) -> None:
+        check_device(self.device)
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        if self.encoder == "transformer" and self.hidden_size % self.n_heads:
+            raise ValueError(
+                "hidden_size must be a multiple of n_heads for encoder='transformer', got "
+                f"hidden_size={self.hidden_size} and n_heads={self.n_heads}."
+            )
+
+    def _check_window(self, flat: NDArray) -> None:
+        if flat.shape[1] % self.window_size:
+            raise ValueError(
+                f"X has {flat.shape[1]} columns, which is no multiple of "
+                f"window_size={self.window_size}: a flat row holds window_size states, oldest "
+                "first. Give X as (n, window_size, d), or set window_size=1."
+            )
+
+    def _check_states(self, X: ArrayLike) -> NDArray:
+        """Validate the states of a query and return them as (n, T, d), float64."""
+        check_is_fitted(self)
+        flat = validate_data(self, self._flatten(X), reset=False, dtype=np.float64)
+        return self._unflatten(flat)
+
+    def _check_query(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
+        """Validate states and actions and return them as (n, T, d) and (n, d_a), float64."""
+        states = self._check_states(X)
+        actions = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
+        actions = self._as_columns(actions)
+        check_consistent_length(states, actions)
+        if actions.shape[1] != self.n_actions_:
+            raise ValueError(
+                f"y has {actions.shape[1]} columns, but {type(self).__name__} was fitted with "
+                f"{self.n_actions_} action dimensions."
+            )
+        return states, actions
+
+    def _flatten(self, X: ArrayLike) -> ArrayLike:
+        """Bring (n, T, d) to the canonical (n, T * d); leave everything else as it came."""
+        if hasattr(X, "columns") or np.ndim(X) != 3:
+            return X
+        windows = np.asarray(X)
+        if windows.shape[1] != self.window_size:
+            raise ValueError(
+                f"X has windows of {windows.shape[1]} states (shape {windows.shape}), but "
+                f"window_size={self.window_size}."
+            )
+        return windows.reshape(len(windows), -1)
+
+    def _unflatten(self, flat: NDArray) -> NDArray:
+        return flat.reshape(len(flat), self.window_size, -1)
+
+    @staticmethod
+    def _as_columns(actions: NDArray) -> NDArray:
+        if actions.ndim > 2:
+            raise ValueError(
+                f"y must have shape (n, d_a) or (n,), got {actions.shape}: one row is one decision."
+            )
+        return np.asarray(actions, dtype=np.float64).reshape(len(actions), -1)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # -- standardised tensors --------------------------------------------------------------------
+
+    def _fit_scalers(self, states: NDArray, actions: NDArray) -> None:
+        """Learn the units; every state of a window shares one scale, a constant column gets one."""
+        self.state_scaler_ = StandardScaler().fit(states.reshape(-1, states.shape[-1]))
+        self.action_scaler_ = StandardScaler().fit(actions)
+
+    def _standardise_states(self, states: NDArray) -> Tensor:
+        """Return states (n, T, d) as a float32 tensor in standardised units, on the CPU."""
+        return standardise(self.state_scaler_, states)
+
+    def _standardise_actions(self, actions: NDArray) -> Tensor:
+        """Return actions (n, d_a) as a float32 tensor in standardised units, on the CPU."""
+        return standardise(self.action_scaler_, actions)
+
+    def _raw_actions(self, actions: Tensor) -> NDArray:
+        """Return standardised actions (n, ..., d_a) in raw units, one dimension as `fit` had it."""
+        values = actions.double().cpu().numpy()
+        raw = values * self.action_scaler_.scale_ + self.action_scaler_.mean_
+        return raw[..., 0] if self._single_output else raw
+
+    def _encoder_config(self, n_states: int) -> dict[str, Any]:
+        """Return the arguments of `build_encoder` for states of dimension ``d``."""
+        return {
+            "kind": self.encoder,
+            "n_states": n_states,
+            "window_size": self.window_size,
+            "hidden_size": self.hidden_size,
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+        }
+
+    def _train(
+        self,
+        network: nn.Module,
+        updates: Sequence[Update],
+        n_rows: int,
+        *,
+        stage: str,
+        max_iter: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Run the training loop with this estimator's settings and keep what it leaves."""
+        training = train(
+            self,
+            network,
+            updates,
+            n_rows,
+            stage=stage,
+            max_iter=max_iter,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            ema_decay=self.ema_decay,
+            generator=generator,
+        )
+        self.network_ = training.network
+        self.history_ = training.history
+        self.n_iter_ = training.n_iter
+        self.interrupted_ = training.interrupted
+
+    def _network(self) -> nn.Module:
+        """Return the trained network on the device of this estimator."""
+        return self.network_.to(resolve_device(self.device))
+
+    def _evaluate(
+        self, function: Callable[..., Tensor], *tensors: Tensor, width: int = 1
+    ) -> Tensor:
+        """Call ``function`` on blocks of rows, without autograd, and return the joined result.
+
+        Parameters
+        ----------
+        function : callable
+            Maps tensors of equal length, on this estimator's device, to one such tensor.
+        *tensors : Tensor of shape (n, ...)
+            The rows, on the CPU.
+        width : int, default=1
+            Actions that each row stands for, so that a block has a bounded number of them.
+
+        Returns
+        -------
+        Tensor of shape (n, ...)
+            On the CPU.
+        """
+        n = len(tensors[0])
+        device = resolve_device(self.device)
+        size = max(MIN_ROWS, MAX_ACTIONS // width)
+        blocks = []
+        with torch.no_grad():  # not inference mode: likelihoods differentiate inside
+            for start in range(0, n, size):
+                rows = [pad_rows(t[start : start + size]).to(device) for t in tensors]
+                blocks.append(function(*rows)[: min(size, n - start)].cpu())
+        return torch.cat(blocks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__().copy()
+        if "network_" in state:  # device-free: a policy fitted on a GPU unpickles anywhere
+            state["network_"] = _cpu_copy(state["network_"])
+        return state
+
+
+def standardise(scaler: StandardScaler, values: NDArray) -> Tensor:
+    """Return ``(values - mean) / scale`` along the last axis as a float32 tensor."""
+    # In float64 first: raw units may have an offset much larger than their spread.
+    return torch.from_numpy(((values - scaler.mean_) / scaler.scale_).astype(np.float32))
+
+
+def fixed_scaler(mean: NDArray, scale: NDArray) -> StandardScaler:
+    """Return a fitted scaler of given units."""
+    scaler = StandardScaler()
+    scaler.mean_, scaler.scale_, scaler.var_ = mean.copy(), scale, scale**2
+    scaler.n_features_in_, scaler.n_samples_seen_ = len(mean), 1
+    return scaler
+
+
+def pad_rows(rows: Tensor) -> Tensor:
+    """Repeat the last row until there are `MIN_ROWS`."""
+    missing = MIN_ROWS - len(rows)
+    return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+
+
+def row_noise(random_state: RandomStates, n: int, shape: tuple[int, ...]) -> NDArray:
+    """Return standard normal noise of shape (n, *shape), drawn row by row.
+
+    A row's numbers do not depend on how many rows follow it; given one ``RandomState`` a row, they
+    do not depend on the other rows at all.
+
+    Parameters
+    ----------
+    random_state : int, RandomState, sequence of n RandomState, or None
+        Source of the numbers.
+    n : int
+        Number of rows.
+    shape : tuple of int
+        Shape of one row's noise.
+
+    Returns
+    -------
+    ndarray of shape (n, *shape), float64
+    """
+    if isinstance(random_state, Sequence):
+        if len(random_state) != n:
+            raise ValueError(
+                "random_state, given as a sequence, must hold one RandomState for each row of X: "
+                f"got {len(random_state)} for {n} rows."
+            )
+        return np.stack([rng.standard_normal(shape) for rng in random_state])
+    return check_random_state(random_state).standard_normal((n, *shape))
+
+
+def draw_seed(rng: np.random.RandomState) -> int:
+    """Draw a seed for another generator."""
+    return int(rng.randint(np.iinfo(np.int32).max))
+
+
+def seeded_network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a network whose initial weights depend on ``seed`` and on nothing else."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the device that a ``device`` parameter means; ``"auto"`` prefers a GPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise a ValueError that names the parameter if ``device`` cannot be used here."""
+    try:
+        torch.empty(0, device=resolve_device(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={str(device)!r} cannot be used on this machine. Use 'auto', 'cpu', or a "
+            "device that torch finds."
+        ) from error
+
+
+def check_noise_range(noise_min: float, noise_max: float) -> None:
+    """Raise a ValueError unless ``noise_min < noise_max``."""
+    if noise_min >= noise_max:
+        raise ValueError(
+            f"noise_max must exceed noise_min, got noise_min={noise_min} and "
+            f"noise_max={noise_max}."
+        )
+
+
+def check_n_samples(n_samples: int | None) -> None:
+    """Raise a ValueError unless ``n_samples`` is None or a positive integer."""
+    if n_samples is not None and (not isinstance(n_samples, Integral) or n_samples < 1):
+        raise ValueError(
+            f"n_samples must be None or an integer of at least 1, got {n_samples!r}."
+        )
+
+
+def _cpu_copy(network: nn.Module) -> nn.Module:
+    if all(parameter.device.type == "cpu" for parameter in network.parameters()):
+        return network
+    return copy.deepcopy(network).cpu()
+
+

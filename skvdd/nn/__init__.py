@@ -1,0 +1,1 @@
+"""Torch modules and pure tensor functions; nothing here knows of scikit-learn."""

@@ -1,0 +1,122 @@
+"""Small building blocks of the networks: residual layers, modulation, embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """``h + W2 silu(W1 norm(h))``: a pre-normalised residual layer of constant width.
+
+    The second matrix starts at zero, so a fresh stack of blocks is the identity.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width ``h`` of the input and the output.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.inner = nn.Linear(hidden_size, hidden_size)
+        self.outer = zero_(nn.Linear(hidden_size, hidden_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map (..., h) to (..., h)."""
+        return hidden + self.outer(nn.functional.silu(self.inner(self.norm(hidden))))
+
+
+class ModulatedBlock(nn.Module):
+    """A residual layer whose normalised input is scaled and shifted by a condition.
+
+    The modulation is that of FiLM (Perez et al., 2018). It depends on the condition alone and
+    broadcasts over whatever axes the hidden state has more, so it is computed once for all the
+    actions of a row.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width ``h`` of the hidden state and of the condition.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.modulation = nn.Linear(hidden_size, 2 * hidden_size)
+        self.inner = nn.Linear(hidden_size, hidden_size)
+        self.outer = zero_(nn.Linear(hidden_size, hidden_size))
+
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        """Map hidden (..., h) under a condition that broadcasts against it to (..., h)."""
+        scale, shift = self.modulation(condition).chunk(2, dim=-1)
+        modulated = self.norm(hidden) * (1.0 + scale) + shift
+        return hidden + self.outer(nn.functional.silu(self.inner(modulated)))
+
+
+class NoiseEmbedding(nn.Module):
+    """Embed a noise level: sines and cosines of ``ln sigma``, then a linear layer.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width ``h`` of the embedding.
+    n_frequencies : int
+        How many frequencies, spaced geometrically from 1/4 to 4 radians per nat: the noise levels
+        of a policy span a few nats, and finer detail would only be overfitted.
+    """
+
+    def __init__(self, hidden_size: int, n_frequencies: int = 8) -> None:
+        super().__init__()
+        frequencies = torch.logspace(math.log10(0.25), math.log10(4.0), n_frequencies)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.linear = nn.Linear(2 * n_frequencies, hidden_size)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """Map noise levels of shape (...) to embeddings (..., h)."""
+        phase = sigma.log()[..., None] * self.frequencies
+        return self.linear(torch.cat([phase.sin(), phase.cos()], dim=-1))
+
+
+class CausalAttentionBlock(nn.Module):
+    """A pre-normalised transformer block with causal self-attention.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width ``h`` of a token.
+    n_heads : int
+        Number of attention heads; divides ``hidden_size``.
+    """
+
+    def __init__(self, hidden_size: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = nn.LayerNorm(hidden_size)
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.projection = nn.Linear(hidden_size, hidden_size)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(hidden_size),
+            nn.Linear(hidden_size, 4 * hidden_size),
+            nn.GELU(),
+            nn.Linear(4 * hidden_size, hidden_size),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (n, T, h) to (n, T, h); position ``t`` sees positions up to ``t``."""
+        n, n_tokens, hidden_size = tokens.shape
+        qkv = self.qkv(self.norm(tokens)).view(n, n_tokens, 3, self.n_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        tokens = tokens + self.projection(mixed.transpose(1, 2).reshape(n, n_tokens, hidden_size))
+        return tokens + self.feed_forward(tokens)
+
+
+def zero_(linear: nn.Linear) -> nn.Linear:
+    """Set a linear layer's weights and bias to zero and return it."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

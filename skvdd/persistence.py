@@ -1,0 +1,181 @@
+"""Save fitted policies to safetensors files, and load them: no pickle, nothing executed.
+
+A file holds the network's tensors and the scalers' arrays; its header holds everything else as
+JSON: class, constructor parameters, fitted attributes, the network's configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from skvdd.base import BasePolicy, fixed_scaler
+
+FORMAT = "skvdd-policy"
+FORMAT_VERSION = 1
+SCALERS = ("state_scaler_", "action_scaler_")
+ATTRIBUTES = ("n_features_in_", "n_actions_", "_single_output", "n_iter_", "history_", "interrupted_")
+
+
+def save(policy: BasePolicy, path: str | Path) -> None:
+    """Write a fitted policy to one safetensors file.
+
+    The file is written beside ``path`` and renamed when it is complete, so an older file of that
+    name survives any failure. Of a distiller, the ``teacher`` parameter is left out: the student
+    does not need it.
+
+    Parameters
+    ----------
+    policy : BasePolicy
+        A fitted policy of this library.
+    path : str or Path
+        Where to write.
+
+    Raises
+    ------
+    NotFittedError
+        If the policy is not fitted.
+    """
+    check_is_fitted(policy)
+    tensors = {f"network.{k}": v.detach().cpu() for k, v in policy.network_.state_dict().items()}
+    for name in SCALERS:
+        scaler = getattr(policy, name)
+        tensors[f"{name}.mean"] = torch.tensor(scaler.mean_, dtype=torch.float64)
+        tensors[f"{name}.scale"] = torch.tensor(scaler.scale_, dtype=torch.float64)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    _write(Path(path), serialise(contiguous, metadata={"skvdd": json.dumps(_header(policy))}))
+
+
+def load(path: str | Path) -> BasePolicy:
+    """Read a policy that `save` wrote; it predicts at once, on whatever device this machine has.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to read.
+
+    Returns
+    -------
+    BasePolicy
+        A fitted policy of the class that was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or is no policy of this library.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, os, skvdd
+    >>> states, actions = np.random.RandomState(0).standard_normal((2, 50, 1))
+    >>> policy = skvdd.GaussianMoEPolicy(2, max_iter=5, random_state=0).fit(states, actions)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     policy.save(os.path.join(folder, "policy.safetensors"))
+    ...     again = skvdd.load(os.path.join(folder, "policy.safetensors"))
+    >>> bool(np.all(again.predict(states) == policy.predict(states)))
+    True
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no policy file at {str(path)!r}.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = json.loads((file.metadata() or {})["skvdd"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is not a policy saved by skvdd: {error}") from error
+    _check_format(header, path)
+    try:
+        return _restore(header, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+
+
+def _header(policy: BasePolicy) -> dict[str, Any]:
+    parameters = policy.get_params(deep=False)
+    parameters.pop("teacher", None)
+    names = getattr(policy, "feature_names_in_", None)
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "class": type(policy).__name__,
+        "parameters": {name: _plain(value) for name, value in parameters.items()},
+        "attributes": {name: getattr(policy, name) for name in ATTRIBUTES},
+        "feature_names_in_": None if names is None else list(names),
+        "network": {"class": type(policy.network_).__name__, "config": policy.network_.config},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a constructor parameter as JSON can hold it."""
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    # A generator's state would not survive; a policy that is loaded does not need its seed.
+    return None if isinstance(value, np.random.RandomState) else value
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _check_format(header: Any, path: Path) -> None:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{str(path)!r} is not a policy saved by skvdd.")
+    if header.get("version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{str(path)!r} has format version {header.get('version')}, but this skvdd reads "
+            f"version {FORMAT_VERSION}. Update skvdd."
+        )
+
+
+def _restore(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BasePolicy:
+    policies, networks = _known_classes()
+    policy = policies[header["class"]](**header["parameters"])
+    for name in ATTRIBUTES:
+        setattr(policy, name, header["attributes"][name])
+    if header["feature_names_in_"] is not None:
+        policy.feature_names_in_ = np.array(header["feature_names_in_"], dtype=object)
+    for name in SCALERS:
+        arrays = (tensors.pop(f"{name}.{part}").numpy() for part in ("mean", "scale"))
+        setattr(policy, name, fixed_scaler(*arrays))
+    network = networks[header["network"]["class"]](**header["network"]["config"])
+    network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
+    policy.network_ = network.eval()
+    return policy
+
+
+def _known_classes() -> tuple[dict[str, type[BasePolicy]], dict[str, type[nn.Module]]]:
+    """Return what a file may name: nothing else is ever built."""
+    from skvdd.diffusion.denoiser import ContextDenoiser
+    from skvdd.diffusion.policy import DiffusionPolicy
+    from skvdd.distillation.distiller import VDDDistiller
+    from skvdd.mixture.em import GaussianMoEPolicy
+    from skvdd.nn.mixture_network import MixtureNetwork
+
+    policies = (DiffusionPolicy, GaussianMoEPolicy, VDDDistiller)
+    networks = (ContextDenoiser, MixtureNetwork)
+    return {c.__name__: c for c in policies}, {c.__name__: c for c in networks}
