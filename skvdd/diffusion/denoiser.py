@@ -1,0 +1,124 @@
+"""The denoiser of a diffusion policy: encode a state once, denoise many actions cheaply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skvdd.nn.blocks import ModulatedBlock, NoiseEmbedding, zero_
+from skvdd.nn.encoder import build_encoder
+
+
+class ContextDenoiser(nn.Module):
+    r"""A denoiser in Karras' preconditioning, conditioned on an encoded state window.
+
+    .. math:: D(a; s, \sigma) = c_{skip}\, a + c_{out}\, F(c_{in}\, a, \mathrm{enc}(s), \sigma)
+
+    Everything is in standardised units. Its three calls are what a distiller needs of a teacher:
+    `context` once for each state, then `score` or `denoise` as often as needed.
+
+    Parameters
+    ----------
+    encoder : dict
+        Arguments of `skvdd.nn.encoder.build_encoder`.
+    n_actions : int
+        Action dimension ``d_a``.
+    hidden_size, n_layers : int
+        Width and number of modulated layers of the head ``F``.
+    sigma_data : float
+        Standard deviation of the data in the preconditioning.
+    """
+
+    def __init__(
+        self,
+        encoder: dict[str, Any],
+        n_actions: int,
+        hidden_size: int,
+        n_layers: int,
+        sigma_data: float,
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "encoder": encoder,
+            "n_actions": n_actions,
+            "hidden_size": hidden_size,
+            "n_layers": n_layers,
+            "sigma_data": sigma_data,
+        }
+        self.sigma_data = sigma_data
+        self.encoder = build_encoder(**encoder)
+        self.noise_embedding = NoiseEmbedding(hidden_size)
+        self.condition = nn.Linear(encoder["hidden_size"], hidden_size)
+        self.input = nn.Linear(n_actions, hidden_size)
+        self.blocks = nn.ModuleList(ModulatedBlock(hidden_size) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.output = zero_(nn.Linear(hidden_size, n_actions))
+
+    def context(self, states: Tensor) -> Tensor:
+        """Encode state windows (n, T, d) as contexts (n, h)."""
+        return self.encoder(states)
+
+    def denoise(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
+        """Return ``D(a; s, sigma)``, the expected clean action.
+
+        Parameters
+        ----------
+        context : Tensor of shape (n, h)
+            Encoded states.
+        actions : Tensor of shape (n, S, d_a)
+            Noisy actions, several for each state.
+        sigma : Tensor of shape (n, S) or (n, 1)
+            Noise levels; one level for all actions of a state is cheaper.
+
+        Returns
+        -------
+        Tensor of shape (n, S, d_a)
+        """
+        c_skip, c_out, _ = self._preconditioning(sigma)
+        return torch.addcmul(c_skip * actions, c_out, self._head(context, actions, sigma))
+
+    def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
+        r"""Return :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`; shapes as `denoise`."""
+        return (self.denoise(context, actions, sigma) - actions) / sigma[..., None].square()
+
+    def residual(self, context: Tensor, actions: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Return ``F - (a - c_skip a_sigma) / c_out``, whose mean square is the training loss.
+
+        The target has unit variance at every noise level (Karras et al. 2022, sec. 5).
+
+        Parameters
+        ----------
+        context : Tensor of shape (n, h)
+            Encoded states.
+        actions : Tensor of shape (n, S, d_a)
+            Clean actions.
+        noise : Tensor of shape (n, S, d_a)
+            Standard normal numbers.
+        sigma : Tensor of shape (n, S)
+            Noise levels.
+
+        Returns
+        -------
+        Tensor of shape (n, S, d_a)
+        """
+        noisy = torch.addcmul(actions, sigma[..., None], noise)
+        c_skip, c_out, _ = self._preconditioning(sigma)
+        return self._head(context, noisy, sigma) - (actions - c_skip * noisy) / c_out
+
+    def _head(self, context: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        *_, c_in = self._preconditioning(sigma)
+        condition = self.condition(context)[:, None] + self.noise_embedding(sigma)
+        condition = nn.functional.silu(condition)
+        hidden = self.input(c_in * noisy) + condition
+        for block in self.blocks:
+            hidden = block(hidden, condition)
+        return self.output(nn.functional.silu(self.norm(hidden)))
+
+    def _preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``c_skip, c_out, c_in`` (table 1 of Karras et al.), shaped to scale actions."""
+        sigma = sigma[..., None]
+        variance = sigma.square() + self.sigma_data**2
+        scale = variance.rsqrt()
+        return self.sigma_data**2 / variance, sigma * self.sigma_data * scale, scale

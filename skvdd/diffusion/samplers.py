@@ -1,0 +1,124 @@
+"""Samplers: free functions from noise to actions, driven by a denoiser and noise levels.
+
+Each takes ``denoise(x, sigma)``, a start ``x`` of any shape at the level ``sigmas[0]``, decreasing
+``sigmas`` that end in zero, and (stochastic samplers) one noise tensor for each step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+Denoise = Callable[[Tensor, float], Tensor]
+
+
+def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Sequence[Tensor]) -> Tensor:
+    """Integrate the probability-flow ODE with Euler's method.
+
+    In the variance-exploding parameterisation this is also DDIM (Song et al., 2021): its update
+    ``x' = (sigma'/sigma) x + (1 - sigma'/sigma) D`` is the Euler step written in another way.
+    """
+    for sigma, sigma_next in pairwise(sigmas):
+        x = x + (sigma_next - sigma) * _slope(denoise, x, sigma)
+    return x
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Sequence[Tensor]) -> Tensor:
+    """Integrate the probability-flow ODE with Heun's method (Karras et al. 2022, alg. 1).
+
+    Two evaluations a step, one in the last.
+    """
+    for sigma, sigma_next in pairwise(sigmas):
+        slope = _slope(denoise, x, sigma)
+        x_next = x + (sigma_next - sigma) * slope
+        if sigma_next > 0:
+            slope = 0.5 * (slope + _slope(denoise, x_next, sigma_next))
+            x_next = x + (sigma_next - sigma) * slope
+        x = x_next
+    return x
+
+
+def euler_ancestral(
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Sequence[Tensor]
+) -> Tensor:
+    """Simulate the reverse process: Euler steps below the next level, then fresh noise up to it."""
+    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        # The variance that the reverse process adds in this step, and what is left below it.
+        sigma_up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
+        sigma_down = max(sigma_next**2 - sigma_up**2, 0.0) ** 0.5
+        x = x + (sigma_down - sigma) * _slope(denoise, x, sigma)
+        if sigma_next > 0:
+            x = x + sigma_up * noise[i]
+    return x
+
+
+def dpmpp_2m(
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Sequence[Tensor]
+) -> Tensor:
+    """Integrate with DPM-Solver++(2M) (Lu et al., 2022): second order at one evaluation a step."""
+    previous, sigma_previous = None, 0.0
+    for sigma, sigma_next in pairwise(sigmas):
+        denoised = denoise(x, sigma)
+        estimate = denoised
+        if previous is not None and sigma_next > 0:
+            step, last_step = _log_ratio(sigma, sigma_next), _log_ratio(sigma_previous, sigma)
+            estimate = denoised + 0.5 * step / last_step * (denoised - previous)
+        ratio = sigma_next / sigma
+        x = ratio * x + (1.0 - ratio) * estimate
+        previous, sigma_previous = denoised, sigma
+    return x
+
+
+def _slope(denoise: Denoise, x: Tensor, sigma: float) -> Tensor:
+    """Return ``da/dsigma = (a - D(a; sigma)) / sigma``, the probability-flow ODE."""
+    return (x - denoise(x, sigma)) / sigma
+
+
+def _log_ratio(sigma: float, sigma_next: float) -> float:
+    return math.log(sigma / sigma_next)
+
+
+SAMPLERS = {
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "heun": heun,
+    "ddim": euler,
+    "dpmpp_2m": dpmpp_2m,
+}
+STOCHASTIC = frozenset({"euler_ancestral"})
+
+
+def draw_actions(
+    model: Any, states: Tensor, noise: Tensor, sigmas: Sequence[float], sampler: str
+) -> Tensor:
+    """Encode states once and walk from noise to actions.
+
+    Parameters
+    ----------
+    model : object
+        Answers ``context(states)`` and ``denoise(context, actions, sigma)``.
+    states : Tensor of shape (n, T, d)
+        Standardised state windows.
+    noise : Tensor of shape (n, S, 1 + m, d_a)
+        Standard normal: the start of each walk and what a stochastic sampler adds on the way.
+    sigmas : sequence of float
+        Noise levels, ending in zero.
+    sampler : str
+        Key of `SAMPLERS`.
+
+    Returns
+    -------
+    Tensor of shape (n, S, d_a)
+        Standardised actions.
+    """
+    context = model.context(states)
+
+    def denoise(actions: Tensor, sigma: float) -> Tensor:
+        return model.denoise(context, actions, actions.new_full((len(actions), 1), sigma))
+
+    start, *fresh = noise.unbind(dim=2)
+    return SAMPLERS[sampler](denoise, sigmas[0] * start, sigmas, fresh)
