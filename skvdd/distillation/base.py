@@ -1,0 +1,204 @@
+"""How a distiller finds its teacher, and what it sees of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skvdd.base import MAX_ACTIONS, draw_seed, fixed_scaler, resolve_device, row_noise, standardise
+from skvdd.diffusion.noise import karras
+from skvdd.diffusion.policy import DiffusionPolicy
+from skvdd.diffusion.samplers import draw_actions
+from skvdd.diffusion.teacher import ScoreTeacher, StandardisedScore
+
+SAMPLING_STEPS = 32  # with which a bare score function is sampled
+
+Teacher = DiffusionPolicy | Pipeline | ScoreTeacher | FrozenEstimator
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """A teacher as a distiller sees it: tensors on the device, standardised units.
+
+    Parameters
+    ----------
+    model : object
+        Answers ``context(states)``, ``score(context, actions, sigma)`` and ``denoise``.
+    states : Tensor of shape (n, T, d)
+        What ``context`` is given for each row of the training data.
+    own_states : bool
+        Whether these are the student's own standardised states (they are not behind a pipeline).
+    encoder : dict or None
+        Arguments of the encoder behind ``context``, if it is one that a student can take over.
+    noise_min, noise_max : float
+        Noise levels at which the score may be asked.
+    state_scaler, action_scaler : StandardScaler
+        The units that teacher and student share; ``state_scaler`` is that of the student's own
+        states.
+    single_output : bool
+        Whether the teacher was given actions of shape (n,).
+    """
+
+    model: Any
+    states: Tensor
+    own_states: bool
+    encoder: dict[str, Any] | None
+    noise_min: float
+    noise_max: float
+    state_scaler: StandardScaler
+    action_scaler: StandardScaler
+    single_output: bool
+
+
+class TeacherMixin:
+    """Gives a distiller its teacher: from `fit`, from the constructor, or trained on the spot."""
+
+    # Lets `fit(..., teacher=...)` pass through meta-estimators when metadata routing is on.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"teacher": True}
+
+    def _find_teacher(
+        self, teacher: Any, X: ArrayLike, y: ArrayLike | None, rng: np.random.RandomState
+    ) -> DiffusionPolicy | Pipeline | ScoreTeacher:
+        """Return a fitted teacher; fits a clone of the constructor's if `fit` was given none."""
+        vars(self).pop("teacher_", None)
+        if teacher is None:
+            teacher = self.teacher
+            if not isinstance(teacher, FrozenEstimator | ScoreTeacher):
+                self.teacher_ = self._fit_teacher(teacher, X, y, rng)
+                return self.teacher_
+        if isinstance(teacher, FrozenEstimator):
+            teacher = teacher.estimator
+        check_teacher(teacher)
+        return teacher
+
+    def _fit_teacher(
+        self, teacher: Any, X: ArrayLike, y: ArrayLike | None, rng: np.random.RandomState
+    ) -> DiffusionPolicy | Pipeline:
+        if teacher is None:
+            teacher = DiffusionPolicy(window_size=self.window_size, device=self.device)
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None: "
+                "without actions a teacher must be given, already fitted, as fit(X, teacher=...)."
+            )
+        if not isinstance(last_step(teacher), DiffusionPolicy):
+            raise TypeError(_not_a_teacher(teacher))
+        teacher = clone(teacher)
+        if last_step(teacher).random_state is None:
+            last_step(teacher).random_state = draw_seed(rng)
+        context = self._callback_fit_ctx.subcontext(task_name="teacher")
+        with context.propagate_callback_context(teacher):
+            return teacher.fit(X, y)
+
+    def _view_teacher(self, teacher: Any, X: ArrayLike, states: NDArray) -> TeacherView:
+        """Check a fitted teacher against the data and return the student's view of it."""
+        device = resolve_device(self.device)
+        if isinstance(teacher, ScoreTeacher):
+            return _view_score(teacher, states, device)
+        policy = last_step(teacher)
+        if policy.window_size != self.window_size:
+            raise ValueError(
+                f"the teacher has window_size={policy.window_size}, but {type(self).__name__} has "
+                f"window_size={self.window_size}; they must be equal."
+            )
+        own_states = policy is teacher
+        teacher_states = policy._check_states(X if own_states else teacher[:-1].transform(X))
+        flat = states.reshape(-1, states.shape[-1])
+        return TeacherView(
+            model=copy.deepcopy(policy.network_).to(device).requires_grad_(False),
+            states=policy._standardise_states(teacher_states).to(device),
+            own_states=own_states,
+            encoder=policy.network_.config["encoder"] if own_states else None,
+            noise_min=policy.noise_min,
+            noise_max=policy.noise_max,
+            state_scaler=policy.state_scaler_ if own_states else StandardScaler().fit(flat),
+            action_scaler=policy.action_scaler_,
+            single_output=policy._single_output,
+        )
+
+
+def last_step(teacher: Any) -> Any:
+    """Return the last step of a pipeline, or what is no pipeline as it is."""
+    return teacher[-1] if isinstance(teacher, Pipeline) else teacher
+
+
+def check_teacher(teacher: Any) -> None:
+    """Raise unless ``teacher`` is something fitted that gives scores."""
+    if isinstance(teacher, ScoreTeacher):
+        return
+    policy = last_step(teacher)
+    if not isinstance(policy, DiffusionPolicy):
+        raise TypeError(_not_a_teacher(teacher))
+    try:
+        check_is_fitted(policy)
+    except NotFittedError as error:
+        raise NotFittedError(
+            f"the teacher given to fit, {type(policy).__name__}, is not fitted yet. Fit it first, "
+            "or give it to the constructor, which fits a clone of it on (X, y)."
+        ) from error
+
+
+def sample_actions(view: TeacherView, seed: int) -> Tensor:
+    """Draw one action of the teacher for each row of its view, standardised, (n, d_a)."""
+    n, d_a = len(view.states), len(view.action_scaler.scale_)
+    rng = np.random.RandomState(seed)
+    sigmas = karras(SAMPLING_STEPS, view.noise_min, view.noise_max).tolist()
+    noise = torch.from_numpy(row_noise(rng, n, (1, SAMPLING_STEPS, d_a))).float()
+    with torch.no_grad():
+        blocks = zip(view.states.split(MAX_ACTIONS), noise.split(MAX_ACTIONS), strict=True)
+        actions = [
+            draw_actions(view.model, states, noise.to(states.device), sigmas, "euler_ancestral")
+            for states, noise in blocks
+        ]
+    return torch.cat(actions)[:, 0]
+
+
+def encode(view: TeacherView) -> Tensor:
+    """Return the teacher's contexts of all rows of its view, (n, h)."""
+    with torch.no_grad():
+        return torch.cat([view.model.context(block) for block in view.states.split(MAX_ACTIONS)])
+
+
+def _view_score(teacher: ScoreTeacher, states: NDArray, device: torch.device) -> TeacherView:
+    state_scaler = StandardScaler().fit(states.reshape(-1, states.shape[-1]))
+    action_scaler = fixed_scaler(
+        np.broadcast_to(np.asarray(teacher.action_mean, dtype=np.float64), teacher.n_actions),
+        np.full(teacher.n_actions, float(teacher.action_scale)),
+    )
+    units = (
+        state_scaler.mean_,
+        state_scaler.scale_,
+        action_scaler.mean_,
+        action_scaler.scale_,
+    )
+    tensors = (torch.tensor(unit, dtype=torch.float32, device=device) for unit in units)
+    return TeacherView(
+        model=StandardisedScore(teacher, *tensors),
+        states=standardise(state_scaler, states).to(device),
+        own_states=True,
+        encoder=None,
+        noise_min=teacher.noise_min,
+        noise_max=teacher.noise_max,
+        state_scaler=state_scaler,
+        action_scaler=action_scaler,
+        single_output=False,
+    )
+
+
+def _not_a_teacher(teacher: Any) -> str:
+    return (
+        "teacher must be a DiffusionPolicy, a Pipeline that ends in one, a FrozenEstimator of "
+        f"either, or a ScoreTeacher, got {type(teacher).__name__}."
+    )

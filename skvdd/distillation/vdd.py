@@ -1,0 +1,302 @@
+"""The objectives of variational diffusion distillation: a mixture that follows a score.
+
+Equation numbers are those of Zhou et al. (2024). Axes: rows ``n``, experts ``K``, samples of each
+expert ``v``, actions ``d_a``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skvdd.diffusion.noise import log_uniform
+from skvdd.nn import gaussian_mixture as gm
+from skvdd.nn.gaussian_mixture import GaussianMixture
+from skvdd.nn.mixture_network import MixtureNetwork
+from skvdd.training import Loss, add_noise
+
+# Actions that the teacher judges at once: what its layers hold for them stays in the cache.
+CACHED_ACTIONS = 1024
+
+
+@dataclass(frozen=True)
+class ExpertLoss:
+    """The experts' objective and its parts, before weighting and averaging.
+
+    Parameters
+    ----------
+    total : Tensor of shape ()
+        What is minimised.
+    score : Tensor of shape (n, K, v)
+        ``f(a, s, t) . a``, whose gradient is the score trick of eq. 7.
+    log_responsibility : Tensor of shape (n, K, v)
+        ``log q(z|a, s)`` of the expert that drew the action: experts repel each other.
+    entropy : Tensor of shape (n, K)
+        Entropy of each expert.
+    """
+
+    total: Tensor
+    score: Tensor
+    log_responsibility: Tensor
+    entropy: Tensor
+
+
+def expert_loss(
+    mixture: GaussianMixture, samples: Tensor, scores: Tensor, *, weighting: str = "gating"
+) -> ExpertLoss:
+    r"""Return the published objective of the experts (eq. 16).
+
+    .. math:: -\frac{1}{nK} \sum_{s, z} \xi_z(s) \Big\{ E_{a \sim q(\cdot|s, z)} \big[
+              f(a, s, t) \cdot a + \log \tilde q(z|a, s) \big] + H(q(\cdot|s, z)) \Big\}
+
+    Gradients flow through the samples and the entropy, never through the score, the gating or the
+    parameters inside the responsibilities.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture
+        The student in ``n`` states.
+    samples : Tensor of shape (n, K, v, d_a)
+        Reparameterised draws ``mu_z + L_z eps`` of each expert.
+    scores : Tensor of shape (n, K, v, d_a)
+        The teacher's scores at the samples.
+    weighting : {"gating", "uniform"}, default="gating"
+        Weight of each expert: its detached gating probability, or ``1 / K``.
+
+    Returns
+    -------
+    ExpertLoss
+    """
+    score = (scores.detach() * samples).sum(dim=-1)  # eq. 7: gradient f . da/dphi
+    log_responsibility = _own_log_responsibility(mixture.detach(), samples)  # eq. 15
+    entropy = gm.entropy(mixture)
+    objective = (score + log_responsibility).mean(dim=2) + entropy  # eq. 16
+    total = -(_expert_weight(mixture, weighting) * objective).mean()
+    return ExpertLoss(total, score, log_responsibility, entropy)
+
+
+def smoothed_expert_loss(
+    mixture: GaussianMixture,
+    samples: Tensor,
+    scores: Tensor,
+    sigma: Tensor,
+    *,
+    weighting: str = "gating",
+) -> ExpertLoss:
+    r"""Return a surrogate of :math:`E_\sigma\, \sigma\, KL(q_\sigma \| \pi_\sigma)`.
+
+    The published form asks the score of the noised teacher at samples of the clean student, which
+    widens every expert by about :math:`\sigma^2`. Here the student is noised too: the samples
+    carry noise of the same level, and :math:`q_\sigma` is the mixture with covariances
+    :math:`L_z L_z^T + \sigma^2 I`, so the optimum is the teacher at every noise level.
+
+    The decomposition of eq. 8 is exact for :math:`\tilde q = q`, and since
+    :math:`\log q = \log \xi_z + \log q_z - \log q(z|a)`, the gradient of eq. 16 is that of
+
+    .. math:: \mathrm{sg}\big[\nabla_a \log q_\sigma(a|s) - \nabla_a \log \pi_\sigma(a|s)\big]
+              \cdot a
+
+    up to terms of zero mean. This form has no noise left where student and teacher agree
+    ("sticking the landing", Roeder et al., 2017).
+
+    Parameters
+    ----------
+    mixture : GaussianMixture
+        The student in ``n`` states.
+    samples : Tensor of shape (n, K, v, d_a)
+        ``mu_z + L_z eps + sigma eps'``.
+    scores : Tensor of shape (n, K, v, d_a)
+        Scores of the teacher, noised by ``sigma``, at the samples.
+    sigma : Tensor of shape (n,)
+        Noise level of each state.
+    weighting : {"gating", "uniform"}, default="gating"
+        Weight of each expert: its detached gating probability, or ``1 / K``.
+
+    Returns
+    -------
+    ExpertLoss
+        ``score`` holds the surrogate; ``log_responsibility`` and ``entropy`` are those of the
+        noised student, for the record.
+    """
+    smoothed = gm.smooth(mixture.detach(), sigma)
+    own_score = gm.action_score(smoothed, samples.detach().flatten(1, 2)).view_as(samples)
+    gap = (own_score - scores).detach()
+    surrogate = (gap * samples).sum(dim=-1)
+    weight = sigma[:, None] * _expert_weight(mixture, weighting)
+    with torch.no_grad():
+        log_responsibility = _own_log_responsibility(smoothed, samples)
+    return ExpertLoss(
+        (weight * surrogate.mean(dim=2)).mean(),
+        surrogate,
+        log_responsibility,
+        gm.entropy(smoothed),
+    )
+
+
+def gating_loss(log_gate: Tensor, log_responsibilities: Tensor) -> Tensor:
+    """Return the cross-entropy of the gating against responsibilities (eq. 13).
+
+    Parameters
+    ----------
+    log_gate : Tensor of shape (n, K)
+        ``log xi_z(s)``.
+    log_responsibilities : Tensor of shape (n, K)
+        ``log q(z|a, s)`` at actions of the teacher (eq. 15); not differentiated.
+
+    Returns
+    -------
+    Tensor of shape ()
+        Mean over rows and experts, as in the published code.
+    """
+    return -(log_responsibilities.detach().exp() * log_gate).mean()
+
+
+def noise_levels(
+    choice: str,
+    uniform: Tensor,
+    progress: float,
+    bounds: tuple[float, float],
+    teacher_bounds: tuple[float, float],
+) -> Tensor:
+    """Turn uniform numbers into noise levels ``t ~ p(t)`` (section 4.3).
+
+    Parameters
+    ----------
+    choice : {"min", "max", "uniform", "interval", "loguniform", "anneal"}
+        The density, as described in `skvdd.VDDDistiller`.
+    uniform : Tensor of shape (n,)
+        Numbers in [0, 1).
+    progress : float
+        Share of training that is done.
+    bounds, teacher_bounds : tuple of float
+        Interval of the student, and range of the teacher.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+    """
+    low, high = teacher_bounds if choice in {"min", "max", "uniform"} else bounds
+    if choice == "min":
+        return torch.full_like(uniform, low)
+    if choice == "max":
+        return torch.full_like(uniform, high)
+    if choice in {"uniform", "interval"}:
+        return low + (high - low) * uniform
+    if choice == "anneal":
+        high = low * (high / low) ** (1.0 - progress)
+    return log_uniform(uniform, low, high)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Algorithm 1: the two steps of an iteration, on data that lie on the device.
+
+    Parameters
+    ----------
+    network : MixtureNetwork
+        The student.
+    teacher : object
+        Answers ``context(states)`` and ``score(context, actions, sigma)``.
+    states : Tensor of shape (n, T, d)
+        Standardised state windows.
+    actions : Tensor of shape (n, d_a)
+        An action of the teacher, or of those it imitates, in each state; standardised.
+    contexts : Tensor of shape (n, h) or None
+        The teacher's contexts, where they can be computed once for all.
+    shares_encoder : bool
+        Whether the student's encoder is the teacher's, frozen.
+    objective, noise, weighting : str
+        Parameters ``objective``, ``noise`` and ``expert_weighting`` of `skvdd.VDDDistiller`.
+    bounds, teacher_bounds : tuple of float
+        Noise levels of the student and of the teacher.
+    n_samples : int
+        Samples ``v`` of each expert.
+    state_noise : float
+        Standard deviation of the noise on the states.
+    generator : torch.Generator
+        Source of all noise.
+    """
+
+    network: MixtureNetwork
+    teacher: Any
+    states: Tensor
+    actions: Tensor
+    contexts: Tensor | None
+    shares_encoder: bool
+    objective: str
+    noise: str
+    weighting: str
+    bounds: tuple[float, float]
+    teacher_bounds: tuple[float, float]
+    n_samples: int
+    state_noise: float
+    generator: torch.Generator
+
+    def expert_step(self, rows: Tensor, progress: float) -> Loss:
+        """Return the M-step objective of the experts (line 4: eq. 16) on some rows."""
+        features, context = self._encode(rows)
+        mixture = self.network.mixture(features)
+        sigma = noise_levels(
+            self.noise, self._uniform(len(rows)), progress, self.bounds, self.teacher_bounds
+        )
+        samples = gm.rsample_experts(mixture, self._normal(mixture))
+        if self.objective == "published":
+            scores = self._score(context, samples, sigma)
+            terms = expert_loss(mixture, samples, scores, weighting=self.weighting)
+        else:
+            samples = samples + sigma[:, None, None, None] * self._normal(mixture)
+            scores = self._score(context, samples, sigma)
+            terms = smoothed_expert_loss(mixture, samples, scores, sigma, weighting=self.weighting)
+        return Loss(terms.total, {"entropy": terms.entropy.detach().mean()})
+
+    def gating_step(self, rows: Tensor, progress: float) -> Loss:
+        """Return the gating's objective (line 7: eq. 13), its targets from the E-step (line 6)."""
+        with torch.no_grad():
+            features, _ = self._encode(rows)
+            mixture = self.network.mixture(features)
+            actions = self.actions.index_select(0, rows)[:, None]
+            targets = gm.log_responsibilities(mixture, actions)[:, 0]  # eq. 15
+        return Loss(gating_loss(self.network.log_gate(features), targets))
+
+    def _encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the student's features and the teacher's contexts of some rows."""
+        context = None if self.contexts is None else self.contexts.index_select(0, rows)
+        if self.shares_encoder and context is not None:
+            return context, context
+        states = add_noise(self.states.index_select(0, rows), self.state_noise, self.generator)
+        features = self.network.encoder(states)
+        if context is None:
+            with torch.no_grad():
+                context = features if self.shares_encoder else self.teacher.context(states)
+        return features, context
+
+    @torch.no_grad()
+    def _score(self, context: Tensor, samples: Tensor, sigma: Tensor) -> Tensor:
+        """Return the teacher's scores at samples (n, K, v, d_a), one noise level a state."""
+        actions = samples.flatten(1, 2)
+        size = max(1, CACHED_ACTIONS // actions.shape[1])
+        blocks = zip(*(t.split(size) for t in (context, actions, sigma[:, None])), strict=True)
+        return torch.cat([self.teacher.score(*block) for block in blocks]).view_as(samples)
+
+    def _normal(self, mixture: GaussianMixture) -> Tensor:
+        n, n_experts, d_a = mixture.mean.shape
+        shape = (n, n_experts, self.n_samples, d_a)
+        return torch.randn(shape, generator=self.generator, device=mixture.mean.device)
+
+    def _uniform(self, n: int) -> Tensor:
+        return torch.rand(n, generator=self.generator, device=self.generator.device)
+
+
+def _own_log_responsibility(mixture: GaussianMixture, samples: Tensor) -> Tensor:
+    """Return ``log q(z|a, s)`` of the expert ``z`` that drew each sample, (n, K, v)."""
+    every = gm.log_responsibilities(mixture, samples.flatten(1, 2))
+    every = every.view(*samples.shape[:3], -1)
+    return every.diagonal(dim1=1, dim2=3).transpose(1, 2)
+
+
+def _expert_weight(mixture: GaussianMixture, weighting: str) -> Tensor:
+    gate = mixture.log_gate.detach().exp()
+    return gate if weighting == "gating" else torch.full_like(gate, 1.0 / gate.shape[1])
