@@ -1,0 +1,389 @@
+"""Demonstrations: recorded episodes, cut into the rows that policies are fitted on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = "skvdd-demonstrations"
+VERSION = 1
+EMBEDDED = ("avoiding",)
+
+Behavior = str | int | None
+
+# ---------------------------------------------------------------------------------------
+# The container
+# ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One recorded episode of L decisions.
+
+    Parameters
+    ----------
+    states : ndarray of shape (L, d)
+        What the demonstrator observed at each decision.
+    actions : ndarray of shape (L, d_a)
+        What it did, in the same rows.
+    behavior : str, int or None, default=None
+        Which way of solving the task the episode shows, None where unknown.
+    """
+
+    states: NDArray[np.floating]
+    actions: NDArray[np.floating]
+    behavior: Behavior = None
+
+    def __post_init__(self) -> None:
+        """Check the arrays and make them read-only."""
+        for name in ("states", "actions"):
+            object.__setattr__(self, name, _checked_rows(getattr(self, name), name))
+        object.__setattr__(self, "behavior", _checked_behavior(self.behavior))
+        if len(self.states) != len(self.actions):
+            raise ValueError(
+                "states and actions of an episode must have equally many rows, got "
+                f"{len(self.states)} states and {len(self.actions)} actions. A last state "
+                "without an action has to be dropped."
+            )
+
+    def __len__(self) -> int:
+        """Return the number of decisions."""
+        return len(self.states)
+
+    def __repr__(self) -> str:
+        """Return a line that names sizes instead of values."""
+        return (
+            f"Episode({len(self)} steps, {self.states.shape[1]} states, "
+            f"{self.actions.shape[1]} actions, behavior={self.behavior!r})"
+        )
+
+
+def _checked_behavior(behavior: Any) -> Behavior:
+    """Return a behaviour that JSON can hold and a set can count."""
+    if isinstance(behavior, np.integer):
+        return int(behavior)
+    if behavior is None or isinstance(behavior, str | int):
+        return behavior
+    raise TypeError(f"behavior must be a str, an int or None, got {behavior!r}.")
+
+
+def _checked_rows(rows: Any, name: str) -> NDArray[np.floating]:
+    """Return a read-only float copy of a non-empty, finite table, or say what is wrong."""
+    array = np.array(rows)
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(
+            f"{name} of an episode must be a table with one row per decision and at least one "
+            f"row and column, got shape {array.shape}."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} of an episode must be finite, got NaN or infinity in row "
+            f"{int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])}."
+        )
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Demonstrations:
+    """A set of recorded episodes of one task.
+
+    Parameters
+    ----------
+    episodes : iterable of Episode
+        At least one; all with the same numbers of states and actions.
+    name : str, default=""
+        What the set is called.
+    metadata : dict, default={}
+        Where the set comes from: anything that JSON can hold.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvdd.datasets import Demonstrations, Episode
+    >>> episode = Episode(states=np.array([[0.0], [1.0], [2.0]]), actions=np.ones((3, 1)))
+    >>> demos = Demonstrations([episode], name="line")
+    >>> demos
+    Demonstrations('line', 1 episode, 3 rows, 1 state, 1 action)
+    >>> states, actions, groups = demos.windows(window_size=2)
+    >>> states[:, :, 0]
+    array([[0., 0.],
+           [0., 1.],
+           [1., 2.]])
+    """
+
+    episodes: tuple[Episode, ...]
+    name: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Freeze the list of episodes and check that they belong together."""
+        object.__setattr__(self, "episodes", tuple(self.episodes))
+        object.__setattr__(self, "metadata", dict(self.metadata))
+        if not self.episodes:
+            raise ValueError("Demonstrations need at least one episode, got none.")
+        first = self.episodes[0]
+        for i, episode in enumerate(self.episodes):
+            widths = episode.states.shape[1], episode.actions.shape[1]
+            expected = first.states.shape[1], first.actions.shape[1]
+            if widths != expected:
+                raise ValueError(
+                    "All episodes must have the same numbers of states and actions; episode 0 "
+                    f"has {expected[0]} and {expected[1]}, episode {i} has {widths[0]} and "
+                    f"{widths[1]}."
+                )
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self.episodes)
+
+    def __iter__(self) -> Iterator[Episode]:
+        """Go through the episodes."""
+        return iter(self.episodes)
+
+    def __getitem__(self, index: int) -> Episode:
+        """Return one episode."""
+        return self.episodes[index]
+
+    def __repr__(self) -> str:
+        """Return a line that names sizes instead of values."""
+        states, actions = self.episodes[0].states.shape[1], self.episodes[0].actions.shape[1]
+        sizes = [
+            _count(len(self), "episode"),
+            _count(self.n_rows, "row"),
+            _count(states, "state"),
+            _count(actions, "action"),
+        ]
+        return f"Demonstrations({self.name!r}, {', '.join(sizes)})"
+
+    @property
+    def n_rows(self) -> int:
+        """Number of decisions in all episodes."""
+        return sum(map(len, self.episodes))
+
+    @property
+    def behaviors(self) -> tuple[Behavior, ...]:
+        """Behaviour of each episode."""
+        return tuple(episode.behavior for episode in self.episodes)
+
+    def windows(
+        self, window_size: int = 1
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.intp]]:
+        """Cut the episodes into one row per decision.
+
+        Parameters
+        ----------
+        window_size : int, default=1
+            Number of states a decision looks at: its own and those before it. The start of
+            an episode is padded by repeating its first state.
+
+        Returns
+        -------
+        states : ndarray of shape (n, window_size, d)
+            The window of each decision, oldest state first.
+        actions : ndarray of shape (n, d_a)
+            The action taken.
+        groups : ndarray of shape (n,)
+            Index of the episode, for cross-validation that keeps episodes whole.
+        """
+        if not _is_count(window_size):
+            raise ValueError(f"window_size must be an integer of at least 1, got {window_size!r}.")
+        states = np.concatenate([episode.states for episode in self.episodes])
+        actions = np.concatenate([episode.actions for episode in self.episodes])
+        lengths = np.array([len(episode) for episode in self.episodes])
+        groups = np.repeat(np.arange(len(self)), lengths)
+        first_row = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = np.arange(len(states))[:, None] + np.arange(1 - window_size, 1)
+        return states[np.maximum(rows, first_row[:, None])], actions, groups
+
+    def subset(self, indices: Iterable[int]) -> Demonstrations:
+        """Return some of the episodes, in the order given.
+
+        Parameters
+        ----------
+        indices : iterable of int
+            Which episodes; negative ones count from the end.
+
+        Returns
+        -------
+        Demonstrations
+            With the same name and metadata; the episodes are shared, not copied.
+        """
+        chosen = []
+        for index in indices:
+            if not -len(self) <= index < len(self):
+                raise ValueError(f"indices must lie within {len(self)} episodes, got {index}.")
+            chosen.append(self.episodes[index])
+        return Demonstrations(tuple(chosen), self.name, dict(self.metadata))
+
+    def describe(self) -> str:
+        """Return a small table: the sizes, then episodes and lengths per behaviour."""
+        behaviors = self.behaviors
+        counts = Counter(behaviors)
+        lines = [repr(self), f"{'behavior':>12} {'episodes':>9} {'shortest':>9} {'longest':>8}"]
+        for behavior in sorted(counts, key=lambda b: (str(type(b)), b)):
+            lengths = [len(e) for e in self.episodes if e.behavior == behavior]
+            lines.append(
+                f"{behavior!s:>12} {counts[behavior]:>9} {min(lengths):>9} {max(lengths):>8}"
+            )
+        return "\n".join(lines)
+
+    # -- files ----------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the set to one compressed ``.npz`` file, without pickle.
+
+        The file appears complete or not at all: it is written beside its place and moved.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to; an existing file is replaced.
+        """
+        arrays = {
+            "header": np.array(self._header()),
+            "lengths": np.array([len(episode) for episode in self.episodes]),
+            "states": np.concatenate([episode.states for episode in self.episodes]),
+            "actions": np.concatenate([episode.actions for episode in self.episodes]),
+        }
+        _write_atomically(Path(path), arrays)
+
+    def _header(self) -> str:
+        """Return everything but the arrays, as JSON."""
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "behaviors": self.behaviors,
+            "metadata": self.metadata,
+        }
+        try:
+            return json.dumps(header)
+        except TypeError as error:
+            raise TypeError(
+                "name, behaviors and metadata must be made of what JSON can hold (dict with str "
+                f"keys, list, str, int, float, bool, None) to be saved: {error}."
+            ) from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Demonstrations:
+        """Read a set that `save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+
+        Returns
+        -------
+        Demonstrations
+            Equal to what was saved, to the last bit.
+        """
+        with open(path, "rb") as file:
+            try:
+                return _from_archive(np.load(file, allow_pickle=False))
+            except Exception as error:  # damage shows anywhere: zip, zlib, npy, JSON, content
+                raise ValueError(
+                    f"{os.fspath(path)} is damaged, or not a demonstrations file of version "
+                    f"{VERSION} as Demonstrations.save writes it ({error})"
+                ) from error
+
+
+def _is_count(value: object) -> bool:
+    """Say whether a value is a positive integer."""
+    return isinstance(value, int | np.integer) and bool(value >= 1)
+
+
+def _count(number: int, noun: str) -> str:
+    """Return ``"1 row"``, ``"2 rows"``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _write_atomically(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write an archive so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _from_archive(archive: Any) -> Demonstrations:
+    """Build the set from an open archive; any error means a foreign or damaged file."""
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("not an .npz archive")
+    header = json.loads(str(archive["header"]))
+    if header["format"] != FORMAT or header["version"] != VERSION:
+        raise ValueError(f"format {header['format']!r}, version {header['version']!r}")
+    lengths, states, actions = archive["lengths"], archive["states"], archive["actions"]
+    if not lengths.sum() == len(states) == len(actions):
+        raise ValueError(
+            f"lengths add up to {lengths.sum()} rows, found {len(states)} of states and "
+            f"{len(actions)} of actions"
+        )
+    ends = np.cumsum(lengths)[:-1]
+    parts = zip(np.split(states, ends), np.split(actions, ends), header["behaviors"], strict=True)
+    return Demonstrations(
+        tuple(Episode(*part) for part in parts), header["name"], header["metadata"]
+    )
+
+
+# ---------------------------------------------------------------------------------------
+# The embedded sets
+# ---------------------------------------------------------------------------------------
+
+
+def load_demonstrations(task: str = "avoiding", n_episodes: int | None = None) -> Demonstrations:
+    """Return the demonstrations that come with the library, without any download.
+
+    Parameters
+    ----------
+    task : {"avoiding"}, default="avoiding"
+        ``"avoiding"``: 96 episodes of a scripted demonstrator, four for each of the 24
+        behaviours of `~skvdd.envs.avoiding.Avoiding`, with deviations and corrections.
+    n_episodes : int or None, default=None
+        Only the first so many; any beginning of the set spreads evenly over the
+        behaviours. None is all.
+
+    Returns
+    -------
+    Demonstrations
+        The set.
+
+    Examples
+    --------
+    >>> from skvdd.datasets import load_demonstrations
+    >>> demos = load_demonstrations("avoiding", n_episodes=24)
+    >>> len(demos), len(set(demos.behaviors))
+    (24, 24)
+    """
+    if task not in EMBEDDED:
+        known = ", ".join(map(repr, EMBEDDED))
+        raise ValueError(f"task must be one of {known}, got {task!r}.")
+    with as_file(files("skvdd.datasets") / "data" / f"{task}.npz") as path:
+        demonstrations = Demonstrations.load(path)
+    if n_episodes is None:
+        return demonstrations
+    if not _is_count(n_episodes) or n_episodes > len(demonstrations):
+        raise ValueError(
+            f"n_episodes must be an integer between 1 and {len(demonstrations)}, the number of "
+            f"episodes of {task!r}, or None for all; got {n_episodes!r}."
+        )
+    return demonstrations.subset(range(n_episodes))

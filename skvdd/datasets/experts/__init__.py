@@ -1,0 +1,1 @@
+"""Scripted demonstrators, one module per task; they need the simulator."""

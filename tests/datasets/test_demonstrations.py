@@ -1,0 +1,378 @@
+"""The container: windows, subsets, files; and the set that comes with the library."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skvdd.datasets import Demonstrations, Episode, load_demonstrations
+from skvdd.datasets.demonstrations import Demonstrations as SameDemonstrations
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def refused(message, error=ValueError):
+    """Expect an error whose whole message is this."""
+    return pytest.raises(error, match=f"^{re.escape(message)}$")
+
+
+def make_set(dtype=np.float64):
+    """Two episodes whose numbers tell where they belong: 10 * episode + step."""
+    episodes = []
+    for number, (length, behavior) in enumerate([(3, "left"), (2, "right")], start=1):
+        steps = 10.0 * number + np.arange(length, dtype=dtype)
+        episodes.append(
+            Episode(np.stack([steps, -steps], axis=1).astype(dtype), steps[:, None], behavior)
+        )
+    return Demonstrations(episodes, name="toy", metadata={"seed": 3, "units": ["m", None]})
+
+
+# -- windows --------------------------------------------------------------------------------
+
+
+def test_windows_of_one_state():
+    states, actions, groups = make_set().windows()
+    assert states.shape == (5, 1, 2)
+    assert states[:, 0, 0].tolist() == [10, 11, 12, 20, 21]
+    assert actions.tolist() == [[10], [11], [12], [20], [21]]
+    assert groups.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_the_start_of_an_episode_is_padded_with_its_first_state():
+    states, _, _ = make_set().windows(window_size=3)
+    assert states.shape == (5, 3, 2)
+    assert states[:, :, 0].tolist() == [
+        [10, 10, 10],
+        [10, 10, 11],
+        [10, 11, 12],
+        [20, 20, 20],
+        [20, 20, 21],
+    ]
+    np.testing.assert_array_equal(states[:, :, 1], -states[:, :, 0])
+
+
+def test_a_window_may_be_longer_than_an_episode():
+    states, _, _ = make_set().windows(np.int64(4))
+    assert states[2, :, 0].tolist() == [10, 10, 11, 12]
+    assert states[4, :, 0].tolist() == [20, 20, 20, 21]
+
+
+@pytest.mark.parametrize("window_size", [0, -1, 2.0, "2", None])
+def test_a_wrong_window_size_is_refused(window_size):
+    with refused(f"window_size must be an integer of at least 1, got {window_size!r}."):
+        make_set().windows(window_size)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_precision_is_kept(dtype):
+    states, actions, _ = make_set(dtype).windows(2)
+    assert states.dtype == actions.dtype == dtype
+
+
+# -- the container ----------------------------------------------------------------------------
+
+
+def test_a_set_is_a_sequence_of_episodes():
+    demos = make_set()
+    assert SameDemonstrations is Demonstrations
+    assert len(demos) == 2
+    assert [len(episode) for episode in demos] == [3, 2]
+    assert demos[1].behavior == "right"
+    assert demos.n_rows == 5
+    assert demos.behaviors == ("left", "right")
+
+
+def test_representations_are_one_line():
+    demos = make_set()
+    assert repr(demos) == "Demonstrations('toy', 2 episodes, 5 rows, 2 states, 1 action)"
+    assert repr(demos[0]) == "Episode(3 steps, 2 states, 1 actions, behavior='left')"
+
+
+def test_describe_lists_behaviours_with_their_lengths():
+    assert make_set().describe() == (
+        "Demonstrations('toy', 2 episodes, 5 rows, 2 states, 1 action)\n"
+        "    behavior  episodes  shortest  longest\n"
+        "        left         1         3        3\n"
+        "       right         1         2        2"
+    )
+
+
+def test_describe_bears_mixed_and_missing_behaviours():
+    one = np.ones((1, 1))
+    demos = Demonstrations([Episode(one, one, b) for b in (None, 3, "a", 2, None)])
+    assert [line.split()[0] for line in demos.describe().splitlines()[2:]] == [
+        "None",
+        "2",
+        "3",
+        "a",
+    ]
+
+
+def test_a_subset_shares_episodes_and_keeps_the_order_given():
+    demos = make_set()
+    subset = demos.subset([-1, 0])
+    assert subset.episodes == (demos[1], demos[0])
+    assert (subset.name, subset.metadata) == (demos.name, demos.metadata)
+    subset.metadata["seed"] = 4
+    assert demos.metadata["seed"] == 3
+
+
+def test_a_subset_out_of_range_is_refused():
+    with refused("indices must lie within 2 episodes, got 2."):
+        make_set().subset([0, 2])
+
+
+def test_episodes_are_frozen_copies():
+    states, actions = np.zeros((2, 1)), np.zeros((2, 1))
+    episode = Episode(states, actions)
+    states[0] = 1.0
+    assert episode.states[0] == 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        episode.actions[0] = 1.0
+    with pytest.raises(AttributeError):
+        episode.behavior = "other"
+
+
+def test_integers_become_floats_and_numpy_behaviours_plain():
+    episode = Episode([[1, 2]], [[3]], np.int64(5))
+    assert episode.states.dtype == episode.actions.dtype == np.float64
+    assert type(episode.behavior) is int
+
+
+@pytest.mark.parametrize(
+    ("states", "actions", "message"),
+    [
+        (
+            np.zeros(3),
+            np.zeros((3, 1)),
+            "states of an episode must be a table with one row per decision and at least one row "
+            "and column, got shape (3,).",
+        ),
+        (
+            np.zeros((3, 1)),
+            np.zeros((0, 1)),
+            "actions of an episode must be a table with one row per decision and at least one row "
+            "and column, got shape (0, 1).",
+        ),
+        (
+            np.array([[0.0], [np.nan]]),
+            np.zeros((2, 1)),
+            "states of an episode must be finite, got NaN or infinity in row 1.",
+        ),
+        (
+            np.zeros((3, 1)),
+            np.zeros((2, 1)),
+            "states and actions of an episode must have equally many rows, got 3 states and 2 "
+            "actions. A last state without an action has to be dropped.",
+        ),
+    ],
+)
+def test_wrong_episodes_are_refused(states, actions, message):
+    with refused(message):
+        Episode(states, actions)
+
+
+def test_a_behaviour_has_to_be_plain():
+    with refused("behavior must be a str, an int or None, got (1, 2).", TypeError):
+        Episode(np.zeros((1, 1)), np.zeros((1, 1)), (1, 2))
+
+
+def test_sets_that_do_not_fit_together_are_refused():
+    one, two = np.zeros((1, 1)), np.zeros((1, 2))
+    with refused(
+        "All episodes must have the same numbers of states and actions; episode 0 has 1 and 1, "
+        "episode 1 has 2 and 1."
+    ):
+        Demonstrations([Episode(one, one), Episode(two, one)])
+    with refused("Demonstrations need at least one episode, got none."):
+        Demonstrations([])
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_file_gives_back_what_was_saved(tmp_path, dtype):
+    demos = make_set(dtype)
+    path = tmp_path / "toy.demonstrations"
+    demos.save(path)
+    loaded = Demonstrations.load(path)
+    assert (loaded.name, loaded.metadata, loaded.behaviors) == (
+        demos.name,
+        demos.metadata,
+        demos.behaviors,
+    )
+    for one, other in zip(loaded, demos, strict=True):
+        assert one.states.dtype == dtype
+        np.testing.assert_array_equal(one.states, other.states)
+        np.testing.assert_array_equal(one.actions, other.actions)
+
+
+def test_equal_sets_make_equal_files(tmp_path):
+    make_set().save(tmp_path / "a.npz")
+    make_set().save(str(tmp_path / "b.npz"))
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "toy.npz"
+    make_set().save(path)
+    before = path.read_bytes()
+
+    def disk_full(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", disk_full)
+    with pytest.raises(OSError, match=r"^disk full$"):
+        make_set().subset([0]).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_metadata_that_json_cannot_hold_are_refused(tmp_path):
+    demos = Demonstrations(make_set().episodes, metadata={"array": np.zeros(2)})
+    with refused(
+        "name, behaviors and metadata must be made of what JSON can hold (dict with str keys, "
+        "list, str, int, float, bool, None) to be saved: Object of type ndarray is not JSON "
+        "serializable.",
+        TypeError,
+    ):
+        demos.save(tmp_path / "toy.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_file_is_reported_as_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Demonstrations.load(tmp_path / "nothing.npz")
+
+
+def archive(path, **changes):
+    """Write an archive that differs from a good one."""
+    header = {"format": "skvdd-demonstrations", "version": 1, "name": "", "metadata": {}}
+    header |= {"behaviors": [None], **changes.pop("header", {})}
+    arrays = {"lengths": [2], "states": np.ones((2, 1)), "actions": np.ones((2, 1))} | changes
+    arrays = {key: value for key, value in arrays.items() if value is not None}
+    np.savez(path, header=np.array(json.dumps(header)), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"header": {"format": "other"}}, "format 'other', version 1"),
+        ({"header": {"version": 2}}, "format 'skvdd-demonstrations', version 2"),
+        ({"lengths": [3]}, "lengths add up to 3 rows, found 2 of states and 2 of actions"),
+        (
+            {"actions": np.ones((1, 1))},
+            "lengths add up to 2 rows, found 2 of states and 1 of actions",
+        ),
+        ({"states": None}, "'states is not a file in the archive'"),
+        (
+            {"states": np.full((2, 1), np.inf)},
+            "states of an episode must be finite, got NaN or infinity in row 0.",
+        ),
+        (
+            {"states": np.array([["a"], ["b"]], dtype=object)},
+            "Object arrays cannot be loaded when allow_pickle=False",
+        ),
+    ],
+)
+def test_foreign_archives_are_refused(tmp_path, changes, reason):
+    path = tmp_path / "toy.npz"
+    archive(path, **changes)
+    with refused(
+        f"{path} is damaged, or not a demonstrations file of version 1 as Demonstrations.save "
+        f"writes it ({reason})"
+    ):
+        Demonstrations.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 not really", b"\x93NUMPY"])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "toy.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged, or not a")):
+        Demonstrations.load(path)
+
+
+def test_a_plain_array_is_refused(tmp_path):
+    path = tmp_path / "toy.npy"
+    np.save(path, np.zeros(3))
+    with pytest.raises(ValueError, match=r"\(not an .npz archive\)$"):
+        Demonstrations.load(path)
+
+
+def test_damage_never_shows_as_another_error(tmp_path):
+    path = tmp_path / "toy.npz"
+    make_set().save(path)
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [good[: len(good) * part // 10] for part in range(10)]
+    for place in rng.integers(len(good), size=150):
+        damaged.append(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            loaded = Demonstrations.load(path)
+        except ValueError as caught:
+            error = caught
+        else:  # a bit that carries no content
+            np.testing.assert_array_equal(loaded.windows()[0], make_set().windows()[0])
+            continue
+        np.testing.assert_equal(str(error).startswith(f"{path} is damaged"), True)
+
+
+# -- the embedded set -------------------------------------------------------------------------
+
+
+def test_the_embedded_set():
+    demos = load_demonstrations()
+    assert repr(demos).startswith("Demonstrations('avoiding', 96 episodes, 12086 rows, 4 states")
+    assert set(Counter(demos.behaviors).values()) == {4}
+    assert len(set(demos.behaviors)) == 24
+    assert demos.metadata["random_state"] == 0
+    assert demos.metadata["environment"] == "skvdd/Avoiding-v0"
+
+
+def test_the_embedded_file_is_small():
+    assert (REPOSITORY / "skvdd/datasets/data/avoiding.npz").stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("n_episodes", [1, 8, 24, 40])
+def test_a_beginning_spreads_over_behaviours_and_gaps(n_episodes):
+    from skvdd.envs.avoiding import gaps_of
+
+    demos = load_demonstrations("avoiding", n_episodes)
+    assert len(demos) == n_episodes
+    counts = Counter(demos.behaviors)
+    assert len(counts) == min(n_episodes, 24)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    for row, n_gaps in enumerate((2, 3, 4)):
+        gaps = Counter(gaps_of(behavior)[row] for behavior in demos.behaviors)
+        assert max(gaps.values()) - min(gaps[g] for g in range(n_gaps)) <= 1
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones():
+    with refused("task must be one of 'avoiding', got 'juggling'."):
+        load_demonstrations("juggling")
+
+
+@pytest.mark.parametrize("n_episodes", [0, 97, 2.5])
+def test_a_wrong_number_of_episodes_is_refused(n_episodes):
+    with refused(
+        "n_episodes must be an integer between 1 and 96, the number of episodes of 'avoiding', or "
+        f"None for all; got {n_episodes!r}."
+    ):
+        load_demonstrations("avoiding", n_episodes)
+
+
+def test_reading_demonstrations_needs_no_simulator():
+    program = (
+        "import sys; from skvdd.datasets import load_demonstrations; load_demonstrations(); "
+        "sys.exit(int('mujoco' in sys.modules or 'gymnasium' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, timeout=120)
