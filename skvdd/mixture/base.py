@@ -114,7 +114,7 @@ class BaseMixturePolicy(BasePolicy):
             Log-densities in nats, in raw action units.
         """
         states, actions = self._check_query(X, y)
-        values = gm.log_prob(self._mixture(states), torch.from_numpy(actions)[:, None])
+        values = gm.log_prob(self._mixture(states), torch.tensor(actions)[:, None])
         return values[:, 0].numpy()
 
     def gating(self, X: ArrayLike) -> NDArray:
@@ -166,7 +166,7 @@ class BaseMixturePolicy(BasePolicy):
             ``q(z|a, s)``, rows summing to one.
         """
         states, actions = self._check_query(X, y)
-        mixture, actions = self._mixture(states), torch.from_numpy(actions)[:, None]
+        mixture, actions = self._mixture(states), torch.tensor(actions)[:, None]
         return gm.log_responsibilities(mixture, actions)[:, 0].exp().numpy()
 
     # -- private steps ---------------------------------------------------------------------------

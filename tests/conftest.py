@@ -1,0 +1,16 @@
+import numpy as np
+import pytest
+import torch
+
+# Small networks gain nothing from threads, and a test run has a process for each core.
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def two_ways():
+    """States in windows of two, and two-dimensional actions that go left or right."""
+    rng = np.random.RandomState(0)
+    states = rng.uniform(-1, 1, size=(60, 2, 3))
+    side = np.sign(rng.standard_normal(60))
+    actions = np.stack([side * (1 + states[:, -1, 0]), states[:, -1, 1]], axis=1)
+    return states, actions + 0.1 * rng.standard_normal(actions.shape)

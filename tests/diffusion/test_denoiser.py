@@ -1,0 +1,165 @@
+"""The denoiser: Karras' preconditioning, and the three calls that a distiller needs."""
+
+import pytest
+import torch
+
+from skvdd.diffusion.denoiser import ContextDenoiser
+
+ENCODER = {
+    "kind": "mlp",
+    "n_states": 3,
+    "window_size": 2,
+    "hidden_size": 12,
+    "n_layers": 1,
+    "n_heads": 2,
+}
+SIGMA_DATA = 0.5
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def make_denoiser(n_actions=2):
+    return ContextDenoiser(ENCODER, n_actions, 8, 2, SIGMA_DATA).double()
+
+
+def perturb(network):
+    """Move every parameter, as training would."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return network
+
+
+def normal(*shape):
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def levels(*shape):
+    """Noise levels between 0.01 and 10."""
+    return 10 ** (3 * torch.rand(shape, dtype=torch.float64) - 2)
+
+
+# -- preconditioning ------------------------------------------------------------------------
+
+
+def test_a_fresh_denoiser_shrinks_by_c_skip():
+    """The head starts at zero, so D = c_skip a, c_skip = sigma_d^2 / (sigma^2 + sigma_d^2)."""
+    network, actions, sigma = make_denoiser(), normal(4, 5, 2), levels(4, 5)
+    c_skip = 0.25 / (sigma[..., None] ** 2 + 0.25)
+    torch.testing.assert_close(network.denoise(normal(4, 12), actions, sigma), c_skip * actions)
+
+
+def test_the_head_counts_with_c_out():
+    """c_out = sigma sigma_d / sqrt(sigma^2 + sigma_d^2), seen through a head that is constant."""
+    network, sigma = make_denoiser(), levels(4, 5)
+    head = torch.tensor([2.0, -3.0], dtype=torch.float64)
+    with torch.no_grad():
+        network.output.bias.copy_(head)
+    c_out = (sigma * 0.5 / (sigma**2 + 0.25).sqrt())[..., None]
+    denoised = network.denoise(normal(4, 12), torch.zeros(4, 5, 2, dtype=torch.float64), sigma)
+    torch.testing.assert_close(denoised, c_out * head)
+
+
+def test_the_head_reads_actions_times_c_in():
+    """c_in = 1 / sqrt(sigma^2 + sigma_d^2), seen at the entrance of the head."""
+    network, actions, sigma = make_denoiser(), normal(4, 5, 2), levels(4, 5)
+    seen = []
+    network.input.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    network.denoise(normal(4, 12), actions, sigma)
+    torch.testing.assert_close(seen[0], actions / (sigma[..., None] ** 2 + 0.25).sqrt())
+
+
+def test_without_noise_the_denoiser_is_the_identity():
+    network, actions = perturb(make_denoiser()), normal(4, 5, 2)
+    sigma = torch.full((4, 1), 1e-9, dtype=torch.float64)
+    torch.testing.assert_close(
+        network.denoise(normal(4, 12), actions, sigma), actions, rtol=0, atol=1e-7
+    )
+
+
+def test_the_head_depends_on_state_and_noise_level():
+    network = perturb(make_denoiser())
+    context, actions, sigma = normal(4, 12), normal(4, 5, 2), levels(4, 1)
+    clean, noise = normal(4, 5, 2), torch.zeros(4, 5, 2, dtype=torch.float64)
+    denoised = network.denoise(context, actions, sigma)
+    assert (network.denoise(context + 1.0, actions, sigma) - denoised).abs().min() > 1e-6
+    # Without noise and for clean actions, what is left of the residual is the head's own answer.
+    residuals = [
+        network.residual(context, clean, noise, torch.full((4, 5), level, dtype=torch.float64))
+        for level in (0.5, 0.6)
+    ]
+    assert (residuals[0] - residuals[1]).abs().min() > 1e-6
+
+
+# -- score and loss -------------------------------------------------------------------------
+
+
+def test_the_score_is_tweedies_formula():
+    network = perturb(make_denoiser())
+    context, actions, sigma = normal(4, 12), normal(4, 5, 2), levels(4, 5)
+    gap = network.denoise(context, actions, sigma) - actions
+    torch.testing.assert_close(network.score(context, actions, sigma), gap / sigma[..., None] ** 2)
+
+
+def test_the_residual_is_the_weighted_denoising_error():
+    """||residual||^2 = lambda ||D - a||^2, lambda = (sigma^2 + sigma_d^2) / (sigma sigma_d)^2."""
+    network = perturb(make_denoiser())
+    context, clean, noise, sigma = normal(4, 12), normal(4, 5, 2), normal(4, 5, 2), levels(4, 5)
+    noisy = clean + sigma[..., None] * noise
+    error = (network.denoise(context, noisy, sigma) - clean).square().sum(dim=-1)
+    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+    residual = network.residual(context, clean, noise, sigma)
+    torch.testing.assert_close(residual.square().sum(dim=-1), weight * error)
+
+
+def test_a_fresh_denoiser_has_a_target_of_unit_variance_at_every_level():
+    """Data of deviation sigma_d: E ||residual||^2 is one per dimension, whatever the noise is."""
+    network = make_denoiser(n_actions=1)
+    # Four points with exactly the first two moments of (a, eps).
+    clean = SIGMA_DATA * torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    noise = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    for level in (0.01, 0.3, 1.0, 50.0):
+        sigma = torch.full((1, 4), level, dtype=torch.float64)
+        residual = network.residual(
+            normal(1, 12), clean[None, :, None], noise[None, :, None], sigma
+        )
+        assert residual.square().mean().item() == pytest.approx(1.0)
+
+
+# -- shapes and rows ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["denoise", "score"])
+def test_one_level_for_a_state_is_that_level_for_each_of_its_actions(call):
+    function = getattr(perturb(make_denoiser()), call)
+    context, actions, sigma = normal(4, 12), normal(4, 5, 2), levels(4, 1)
+    torch.testing.assert_close(
+        function(context, actions, sigma), function(context, actions, sigma.repeat(1, 5))
+    )
+
+
+@pytest.mark.parametrize("call", ["denoise", "score"])
+def test_actions_do_not_see_each_other(call):
+    function = getattr(perturb(make_denoiser()), call)
+    context, actions, sigma = normal(4, 12), normal(4, 5, 2), levels(4, 5)
+    whole = function(context, actions, sigma)
+    alone = function(context[2:3], actions[2:3, 1:2], sigma[2:3, 1:2])
+    torch.testing.assert_close(alone, whole[2:3, 1:2])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_the_configuration_rebuilds_the_same_network(kind):
+    network = perturb(ContextDenoiser({**ENCODER, "kind": kind}, 2, 8, 2, SIGMA_DATA))
+    again = ContextDenoiser(**network.config)
+    again.load_state_dict(network.state_dict())
+    states, actions, sigma = torch.randn(4, 2, 3), torch.randn(4, 5, 2), torch.rand(4, 1)
+    context = network.context(states)
+    assert torch.equal(again.context(states), context)
+    assert torch.equal(
+        again.denoise(context, actions, sigma), network.denoise(context, actions, sigma)
+    )

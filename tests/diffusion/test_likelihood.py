@@ -1,0 +1,143 @@
+"""Likelihoods by the probability flow, against densities in closed form."""
+
+import math
+
+import pytest
+import torch
+
+from skvdd.diffusion.likelihood import _velocity_and_divergence, flow_log_prob
+from skvdd.nn.gaussian_mixture import (
+    GaussianMixture,
+    action_score,
+    log_prob,
+    rsample_experts,
+    smooth,
+)
+
+NOISE_MIN, NOISE_MAX = 0.02, 80.0
+
+# Zero mean, as the Gaussian at the end of the flow supposes.
+GAUSSIAN = GaussianMixture(
+    torch.zeros(1, 1, dtype=torch.float64),
+    torch.zeros(1, 1, 2, dtype=torch.float64),
+    torch.tensor([[[[1.1, 0.0], [0.5, 0.6]]]], dtype=torch.float64),
+)
+TWO_MODES = GaussianMixture(
+    torch.tensor([[0.4, 0.6]], dtype=torch.float64).log(),
+    torch.tensor([[[-0.9, 0.3], [0.6, -0.2]]], dtype=torch.float64),
+    torch.tensor([[[[0.3, 0.0], [0.2, 0.4]], [[0.4, 0.0], [-0.3, 0.3]]]], dtype=torch.float64),
+)
+ONE_DIMENSION = GaussianMixture(
+    torch.tensor([[0.4, 0.6]], dtype=torch.float64).log(),
+    torch.tensor([[[-0.9], [0.6]]], dtype=torch.float64),
+    torch.tensor([[[[0.2]], [[0.3]]]], dtype=torch.float64),
+)
+
+
+def denoiser(mixture):
+    """The exact denoiser of a mixture, by Tweedie's formula."""
+
+    def denoise(actions, sigma):
+        return actions + sigma**2 * action_score(smooth(mixture, sigma[None]), actions[None])[0]
+
+    return denoise
+
+
+def density(mixture, actions):
+    """The closed form of what is asked for: the density at the lowest noise level."""
+    level = torch.tensor([NOISE_MIN], dtype=torch.float64)
+    return log_prob(smooth(mixture, level), actions[None])[0]
+
+
+def points(d_a=2, width=1.5):
+    axis = torch.linspace(-width, width, 7, dtype=torch.float64)
+    return torch.cartesian_prod(*[axis] * d_a).view(-1, d_a)
+
+
+def typical(mixture):
+    """Every expert's centre and the corners one and a half standard deviations around it."""
+    corners = torch.tensor([0.0, -1.5, 1.5], dtype=torch.float64)
+    corners = torch.cartesian_prod(corners, corners).expand(*mixture.mean.shape[:2], -1, -1)
+    return rsample_experts(mixture, corners).flatten(0, 2)
+
+
+def errors(mixture, actions, n_steps, noise_max=NOISE_MAX):
+    value = flow_log_prob(denoiser(mixture), actions, NOISE_MIN, noise_max, n_steps)
+    return (value - density(mixture, actions)).abs()
+
+
+@pytest.mark.parametrize("mixture", [GAUSSIAN, TWO_MODES], ids=["gaussian", "mixture"])
+def test_the_flow_gives_the_closed_form_of_the_density(mixture):
+    assert errors(mixture, typical(mixture), n_steps=200).max() < 1e-3
+
+
+def test_the_error_falls_with_the_number_of_steps():
+    coarse, middle, fine = (errors(TWO_MODES, points(), n).max() for n in (12, 24, 48))
+    assert fine < middle < coarse
+    assert fine < coarse / 16
+
+
+def test_the_steps_are_of_fourth_order():
+    """Against a fine solution of the same flow, so that the end of the flow does not count."""
+    # A mixture: the divergence of a Gaussian's flow is the same everywhere.
+    denoise, actions = denoiser(TWO_MODES), typical(TWO_MODES)
+    exact = flow_log_prob(denoise, actions, NOISE_MIN, NOISE_MAX, 400)
+    coarse, fine = (
+        (flow_log_prob(denoise, actions, NOISE_MIN, NOISE_MAX, n) - exact).abs().max().item()
+        for n in (50, 100)
+    )
+    assert math.log2(coarse / fine) == pytest.approx(4.0, abs=0.5)
+
+
+def test_the_error_of_centred_actions_falls_with_the_square_of_the_highest_level():
+    near, far = (errors(GAUSSIAN, points(), 200, noise_max).max().item() for noise_max in (10, 20))
+    assert near / far == pytest.approx(4.0, rel=0.1)
+
+
+def test_the_error_of_other_actions_falls_with_the_square_of_the_highest_level_too():
+    """In a given state actions are not centred, however they were standardised."""
+    aside = GaussianMixture(GAUSSIAN.log_gate, GAUSSIAN.mean + 1.0, GAUSSIAN.scale_tril)
+    near, far = (
+        errors(aside, typical(aside), 200, noise_max).max().item() for noise_max in (10, 20)
+    )
+    assert near / far == pytest.approx(4.0, rel=0.2)
+
+
+def test_standard_normal_actions_leave_no_error_at_any_highest_level():
+    standard = GaussianMixture(
+        torch.zeros(1, 1, dtype=torch.float64),
+        torch.zeros(1, 1, 2, dtype=torch.float64),
+        torch.eye(2, dtype=torch.float64)[None, None],
+    )
+    assert errors(standard, points(), n_steps=100, noise_max=1.0).max() < 1e-7
+
+
+@pytest.mark.parametrize("noise_max", [1.0, 80.0])
+def test_the_density_integrates_to_one(noise_max):
+    grid = torch.linspace(-3.0, 3.0, 601, dtype=torch.float64)[:, None]
+    value = flow_log_prob(denoiser(ONE_DIMENSION), grid, NOISE_MIN, noise_max, 60)
+    assert (value.exp().sum() * 0.01).item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_divergence_is_the_trace_of_the_jacobian():
+    denoise, actions, sigma = denoiser(TWO_MODES), points(), 0.3
+    velocity, divergence = _velocity_and_divergence(denoise, actions, sigma)
+    level = torch.tensor(sigma, dtype=torch.float64)
+    torch.testing.assert_close(velocity, actions - denoise(actions, level))
+    for row, expected in zip(actions, divergence, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda a: a - denoise(a[None], level)[0], row)
+        torch.testing.assert_close(jacobian.trace(), expected)
+
+
+def test_no_gradients_are_kept_and_none_need_be_on():
+    with torch.no_grad():
+        value = flow_log_prob(denoiser(TWO_MODES), points(), NOISE_MIN, 1.0, 2)
+    assert not value.requires_grad
+    assert torch.equal(value, flow_log_prob(denoiser(TWO_MODES), points(), NOISE_MIN, 1.0, 2))
+
+
+def test_a_row_alone_is_the_row_in_a_batch():
+    actions = points()
+    whole = flow_log_prob(denoiser(TWO_MODES), actions, NOISE_MIN, NOISE_MAX, 20)
+    alone = flow_log_prob(denoiser(TWO_MODES), actions[5:6], NOISE_MIN, NOISE_MAX, 20)
+    torch.testing.assert_close(alone, whole[5:6])

@@ -1,0 +1,430 @@
+"""The laws of the contract, each one test over the list of estimators."""
+
+import copy
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from tests.estimators import make_estimators, type_name
+
+every_estimator = pytest.mark.parametrize("estimator", make_estimators(), ids=type_name)
+every_windowed = pytest.mark.parametrize(
+    "estimator", make_estimators(window_size=2), ids=type_name
+)
+METHODS = ("sample", "predict", "act", "log_prob")
+
+
+def ask(policy, method, X, y, **options):
+    """Call a method of a policy with what it takes."""
+    if method == "log_prob":
+        return policy.log_prob(X, y)
+    if method == "predict":
+        return policy.predict(X)
+    return getattr(policy, method)(X, random_state=0, **options)
+
+
+def fitted(estimator, X, y):
+    return clone(estimator).fit(X, y)
+
+
+@parametrize_with_checks(make_estimators())
+def test_scikit_learn_conformance(estimator, check):
+    check(estimator)
+
+
+# -- shapes ---------------------------------------------------------------------------------------
+
+
+@every_windowed
+def test_shapes_are_those_of_the_contract(estimator, two_ways):
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+    assert policy.n_features_in_ == 6
+    assert policy.sample(X).shape == (60, 2)
+    assert policy.sample(X, n_samples=3).shape == (60, 3, 2)
+    assert policy.predict(X).shape == policy.act(X).shape == (60, 2)
+    assert policy.log_prob(X, y).shape == (60,)
+    assert policy.score(X, y) == pytest.approx(policy.log_prob(X, y).mean())
+
+
+@every_windowed
+def test_actions_of_one_dimension_come_back_as_they_were_given(estimator, two_ways):
+    X, y = two_ways
+    policy = fitted(estimator, X, y[:, 0])
+    assert policy.sample(X).shape == policy.predict(X).shape == policy.act(X).shape == (60,)
+    assert policy.sample(X, n_samples=3).shape == (60, 3)
+    column = fitted(estimator, X, y[:, :1])
+    np.testing.assert_array_equal(column.predict(X)[:, 0], policy.predict(X))
+    np.testing.assert_array_equal(policy.log_prob(X, y[:, 0]), column.log_prob(X, y[:, :1]))
+
+
+@every_windowed
+def test_a_window_and_its_flat_row_are_the_same_decision(estimator, two_ways):
+    X, y = two_ways
+    flat = X.reshape(60, 6)
+    from_windows, from_rows = fitted(estimator, X, y), fitted(estimator, flat, y)
+    for method in METHODS:
+        expected = ask(from_windows, method, X, y)
+        np.testing.assert_array_equal(ask(from_rows, method, X, y), expected)
+        np.testing.assert_array_equal(ask(from_windows, method, flat, y), expected)
+
+
+# -- randomness -----------------------------------------------------------------------------------
+
+
+@every_windowed
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_is_the_same_alone_and_in_a_batch(estimator, method, two_ways):
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+    together = ask(policy, method, X, y)
+    np.testing.assert_array_equal(ask(policy, method, X[:1], y[:1]), together[:1])
+    np.testing.assert_array_equal(ask(policy, method, X[:7], y[:7]), together[:7])
+
+
+@every_windowed
+@pytest.mark.parametrize("method", ["sample", "act"])
+def test_a_stream_for_each_row_makes_it_independent_of_its_place(estimator, method, two_ways):
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+
+    def draw(rows):
+        streams = [np.random.RandomState(row) for row in rows]
+        return getattr(policy, method)(X[rows], random_state=streams)
+
+    np.testing.assert_array_equal(draw([0, 1, 2, 3])[[3, 1]], draw([3, 1]))
+
+
+@every_estimator
+def test_a_sequence_of_streams_must_have_one_for_each_row(estimator):
+    X, y = np.random.RandomState(0).standard_normal((2, 20, 2))
+    policy = fitted(estimator, X, y)
+    message = (
+        "random_state, given as a sequence, must hold one RandomState for each row of X: got 1 "
+        "for 20 rows."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        policy.sample(X, random_state=[np.random.RandomState(0)])
+
+
+@every_windowed
+def test_the_seed_decides_the_fit_and_nothing_else_does(estimator, two_ways):
+    X, y = two_ways
+    first = fitted(estimator, X, y).predict(X)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    np.testing.assert_array_equal(fitted(estimator, X, y).predict(X), first)
+    other = clone(estimator).set_params(random_state=1).fit(X, y)
+    assert np.abs(other.predict(X) - first).max() > 1e-6
+
+
+@every_windowed
+def test_samples_vary_and_repeat_with_the_seed(estimator, two_ways):
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+    a, b = (policy.sample(X, n_samples=2, random_state=7) for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a[:, 0] - a[:, 1]).min() > 0
+
+
+# -- units ----------------------------------------------------------------------------------------
+
+
+@every_windowed
+def test_units_change_the_density_by_their_jacobian_alone(estimator, two_ways):
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+    # Powers of two scale floating point exactly, so training takes the very same course.
+    scaled = fitted(estimator, 4 * X, 8 * y)
+    np.testing.assert_allclose(scaled.predict(4 * X), 8 * policy.predict(X), rtol=1e-12)
+    np.testing.assert_allclose(
+        scaled.log_prob(4 * X, 8 * y), policy.log_prob(X, y) - 2 * np.log(8), rtol=1e-9
+    )
+
+
+@every_estimator
+def test_the_density_of_one_dimensional_actions_integrates_to_one(estimator, two_ways):
+    X, y = two_ways
+    policy = clone(estimator).set_params(max_iter=60).fit(X[:, -1], y[:, 0])
+    grid = np.linspace(-12, 12, 1201)
+    rows = np.repeat(X[:2, -1], len(grid), axis=0)
+    density = np.exp(policy.log_prob(rows, np.tile(grid, 2))).reshape(2, -1)
+    # A teacher's density leans on the Gaussian at noise_max=5: 1/26 of the error in its variance.
+    np.testing.assert_allclose(np.trapezoid(density, grid, axis=1), 1.0, atol=5e-3)
+
+
+@every_estimator
+def test_constant_columns_and_far_offsets_do_no_harm(estimator):
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((2, 40, 2))
+    X[:, 1] = 5.0
+    policy = fitted(estimator, 1e6 + X, 1e6 + y)
+    assert np.isfinite(policy.log_prob(1e6 + X, 1e6 + y)).all()
+    assert np.abs(policy.predict(1e6 + X) - 1e6).max() < 100
+
+
+@every_estimator
+def test_a_single_demonstration_is_enough_to_fit(estimator):
+    policy = fitted(estimator, np.zeros((2, 3)), np.zeros((2, 1)))
+    assert np.isfinite(policy.predict(np.ones((1, 3)))).all()
+
+
+# -- what is given stays as it is ------------------------------------------------------------------
+
+
+@every_windowed
+def test_what_is_given_is_not_modified(estimator, two_ways):
+    X, y = (np.array(values) for values in two_ways)
+    X.flags.writeable = y.flags.writeable = False
+    before = X.copy(), y.copy()
+    policy = fitted(estimator, X, y)
+    for method in METHODS:
+        ask(policy, method, X, y)
+    np.testing.assert_array_equal(X, before[0])
+    np.testing.assert_array_equal(y, before[1])
+
+
+@every_windowed
+def test_fit_leaves_constructor_arguments_untouched(estimator, two_ways):
+    policy = clone(estimator)
+    before = {name: repr(value) for name, value in policy.get_params().items()}
+    policy.fit(*two_ways)
+    assert {name: repr(value) for name, value in policy.get_params().items()} == before
+
+
+@every_windowed
+def test_data_frames_lists_and_other_layouts_are_welcome(estimator, two_ways):
+    X, y = two_ways
+    flat = X.reshape(60, 6)
+    names = [f"s{i}" for i in range(6)]
+    expected = fitted(estimator, flat, y).predict(flat)
+    frame = pd.DataFrame(flat, columns=names)
+    policy = fitted(estimator, frame, pd.DataFrame(y))
+    assert list(policy.feature_names_in_) == names
+    np.testing.assert_array_equal(policy.predict(frame), expected)
+    np.testing.assert_array_equal(
+        fitted(estimator, flat.tolist(), y.tolist()).predict(flat), expected
+    )
+    np.testing.assert_array_equal(
+        fitted(estimator, np.asfortranarray(X), np.asfortranarray(y)).predict(flat), expected
+    )
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+@every_windowed
+def test_the_history_is_a_list_of_plain_rows(estimator, two_ways):
+    policy = fitted(estimator, *two_ways)
+    assert policy.n_iter_ == 20
+    assert policy.interrupted_ is False
+    for row in policy.history_:
+        assert set(map(type, row.values())) <= {str, int, float}
+        assert {"stage", "iteration", "learning_rate"} < set(row)
+    assert policy.history_[-1]["iteration"] == 20
+
+
+@every_windowed
+def test_a_warm_start_goes_on_from_what_was_learnt(estimator, two_ways):
+    X, y = two_ways
+    policy = clone(estimator).set_params(warm_start=True).fit(X, y)
+    before = policy.predict(X)
+    policy.set_params(max_iter=0).fit(X, y)
+    np.testing.assert_array_equal(policy.predict(X), before)
+    policy.set_params(max_iter=20).fit(X, y)
+    assert np.abs(policy.predict(X) - before).max() > 0
+    policy.set_params(max_iter=0, warm_start=False).fit(X, y)
+    assert np.abs(policy.predict(X) - before).max() > 1e-3
+
+
+@every_windowed
+def test_noise_on_the_states_and_averaging_change_what_is_learnt(estimator, two_ways):
+    X, y = two_ways
+    plain = clone(estimator).set_params(state_noise=0.0, ema_decay=0.0).fit(X, y).predict(X)
+    noised = clone(estimator).set_params(state_noise=0.5, ema_decay=0.0).fit(X, y).predict(X)
+    averaged = clone(estimator).set_params(state_noise=0.0, ema_decay=0.99).fit(X, y).predict(X)
+    assert np.abs(noised - plain).max() > 1e-4
+    assert np.abs(averaged - plain).max() > 1e-4
+
+
+class Stopper:
+    """A callback that ends training at the first report, by request or by interruption."""
+
+    def __init__(self, interrupt):
+        self.interrupt = interrupt
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        if self.interrupt and context.max_subtasks == 0:
+            raise KeyboardInterrupt
+        return True
+
+    def teardown(self, estimator, context):
+        pass
+
+
+@every_windowed
+def test_an_interrupt_leaves_a_fitted_policy_and_a_warning(estimator, two_ways):
+    X, y = two_ways
+    policy = clone(estimator)
+    policy.set_callbacks(Stopper(interrupt=True))
+    with pytest.warns(ConvergenceWarning, match="training was interrupted after 1 of"):
+        policy.fit(X, y)
+    assert policy.interrupted_
+    assert np.isfinite(policy.log_prob(X, y)).all()
+
+
+@every_windowed
+def test_a_callback_can_end_training(estimator, two_ways):
+    policy = clone(estimator)
+    policy.set_callbacks(Stopper(interrupt=False))
+    policy.fit(*two_ways)
+    assert policy.n_iter_ == 1
+    assert not policy.interrupted_
+
+
+@every_windowed
+def test_a_loss_that_is_not_finite_ends_training_with_its_name(estimator, two_ways):
+    X, y = two_ways
+    policy = clone(estimator).set_params(learning_rate=1e30, ema_decay=0.0)
+    with pytest.raises(FloatingPointError, match=r"^the loss term '\w+' is .* at iteration \d+: "):
+        policy.fit(X, y)
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@every_windowed
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unfitted_policy_says_so(estimator, method, two_ways):
+    X, y = two_ways
+    with pytest.raises(NotFittedError, match=f"This {type_name(estimator)} instance is not fitted"):
+        ask(clone(estimator), method, X, y)
+
+
+@every_windowed
+def test_windows_of_another_length_are_refused(estimator, two_ways):
+    X, y = two_ways
+    longer = np.concatenate([X, X], axis=1)
+    message = "X has windows of 4 states (shape (60, 4, 3)), but window_size=2."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        clone(estimator).fit(longer, y)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fitted(estimator, X, y).predict(longer)
+
+
+@every_windowed
+def test_rows_that_hold_no_whole_window_are_refused(estimator):
+    message = (
+        "X has 5 columns, which is no multiple of window_size=2: a flat row holds window_size "
+        "states, oldest first. Give X as (n, window_size, d), or set window_size=1."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        clone(estimator).fit(np.ones((4, 5)), np.ones((4, 2)))
+
+
+@every_windowed
+def test_other_features_and_actions_than_in_fit_are_refused(estimator, two_ways):
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+    with pytest.raises(ValueError, match="^X has 8 features, but .* is expecting 6 features"):
+        policy.predict(np.ones((3, 8)))
+    message = f"y has 3 columns, but {type_name(estimator)} was fitted with 2 action dimensions."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        policy.log_prob(X, np.ones((60, 3)))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        policy.log_prob(X, y[:5])
+
+
+@every_windowed
+def test_actions_with_three_axes_are_refused(estimator, two_ways):
+    X, y = two_ways
+    with pytest.raises(ValueError, match="Found array with dim 3|must have shape"):
+        clone(estimator).fit(X, y[:, None])
+
+
+@every_windowed
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(estimator, bad, two_ways):
+    X, y = (values.copy() for values in two_ways)
+    X[3, 1, 2] = bad
+    with pytest.raises(ValueError, match="Input X contains"):
+        clone(estimator).fit(X, y)
+    policy = fitted(estimator, *two_ways)
+    with pytest.raises(ValueError, match="Input X contains"):
+        policy.predict(X)
+    y[0, 0] = bad
+    with pytest.raises(ValueError, match="Input y contains|Input contains"):
+        policy.log_prob(two_ways[0], y)
+
+
+@every_windowed
+def test_a_device_that_is_not_there_is_refused_before_training(estimator, two_ways):
+    message = (
+        "device='nowhere' cannot be used on this machine. Use 'auto', 'cpu', or a device that "
+        "torch finds."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        clone(estimator).set_params(device="nowhere").fit(*two_ways)
+
+
+@every_windowed
+def test_a_width_that_heads_do_not_divide_is_refused(estimator, two_ways):
+    message = (
+        "hidden_size must be a multiple of n_heads for encoder='transformer', got hidden_size=10 "
+        "and n_heads=4."
+    )
+    policy = clone(estimator).set_params(encoder="transformer", hidden_size=10)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        policy.fit(*two_ways)
+
+
+@every_windowed
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("window_size", 0),
+        ("hidden_size", 2.5),
+        ("max_iter", -1),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("weight_decay", -1.0),
+        ("ema_decay", 1.0),
+        ("state_noise", -0.1),
+        ("encoder", "cnn"),
+        ("random_state", "seed"),
+        ("warm_start", "yes"),
+    ],
+)
+def test_invalid_parameters_are_named(estimator, name, value, two_ways):
+    with pytest.raises(ValueError, match=f"^The '{name}' parameter of {type_name(estimator)} must"):
+        clone(estimator).set_params(**{name: value}).fit(*two_ways)
+
+
+@every_windowed
+@pytest.mark.parametrize("n_samples", [0, -1, 1.5])
+def test_an_impossible_number_of_samples_is_refused(estimator, n_samples, two_ways):
+    X, y = two_ways
+    message = f"n_samples must be None or an integer of at least 1, got {n_samples!r}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fitted(estimator, X, y).sample(X, n_samples=n_samples)
+
+
+@every_windowed
+def test_a_transformer_encodes_windows_too(estimator, two_ways):
+    X, y = two_ways
+    policy = clone(estimator).set_params(encoder="transformer").fit(X, y)
+    last_only = copy.deepcopy(X)
+    last_only[:, 0] = 0
+    assert np.abs(policy.predict(last_only) - policy.predict(X)).max() > 0
