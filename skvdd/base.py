@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -236,6 +236,20 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             "n_heads": self.n_heads,
         }
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")
+
+    def _begin_fit(self, n_stages: int) -> None:
+        """Tell the callbacks that a fit of so many training runs begins, with an empty record."""
+        self._init_callback_context(max_subtasks=n_stages)
+        self._callback_fit_ctx.call_on_fit_task_begin(estimator=self)
+        self.history_: list[dict[str, Any]] = []
+        self.interrupted_ = False
+
+    def _end_fit(self) -> Self:
+        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
+        return self
+
     def _train(
         self,
         network: nn.Module,
@@ -247,6 +261,9 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         generator: torch.Generator,
     ) -> None:
         """Run the training loop with this estimator's settings and keep what it leaves."""
+        if self.interrupted_:  # whoever interrupted an earlier run of this fit wants no later one
+            self.network_, self.n_iter_ = network.eval(), 0
+            return
         training = train(
             self,
             network,
@@ -260,9 +277,9 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             generator=generator,
         )
         self.network_ = training.network
-        self.history_ = training.history
+        self.history_ = self.history_ + training.history
         self.n_iter_ = training.n_iter
-        self.interrupted_ = training.interrupted
+        self.interrupted_ = self.interrupted_ or training.interrupted
 
     def _network(self) -> nn.Module:
         """Return the trained network on the device of this estimator."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -24,7 +24,14 @@ from skvdd.base import BasePolicy, fixed_scaler
 FORMAT = "skvdd-policy"
 FORMAT_VERSION = 1
 SCALERS = ("state_scaler_", "action_scaler_")
-ATTRIBUTES = ("n_features_in_", "n_actions_", "_single_output", "n_iter_", "history_", "interrupted_")
+ATTRIBUTES = (
+    "n_features_in_",
+    "n_actions_",
+    "_single_output",
+    "n_iter_",
+    "history_",
+    "interrupted_",
+)
 
 
 def save(policy: BasePolicy, path: str | Path) -> None:
@@ -53,7 +60,8 @@ def save(policy: BasePolicy, path: str | Path) -> None:
         tensors[f"{name}.mean"] = torch.tensor(scaler.mean_, dtype=torch.float64)
         tensors[f"{name}.scale"] = torch.tensor(scaler.scale_, dtype=torch.float64)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    _write(Path(path), serialise(contiguous, metadata={"skvdd": json.dumps(_header(policy))}))
+    header = json.dumps(_header(policy), default=_plain)
+    _write(Path(path), serialise(contiguous, metadata={"skvdd": header}))
 
 
 def load(path: str | Path) -> BasePolicy:
@@ -92,9 +100,9 @@ def load(path: str | Path) -> BasePolicy:
         raise FileNotFoundError(f"there is no policy file at {str(path)!r}.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = json.loads((file.metadata() or {})["skvdd"])
+            header = json.loads((file.metadata() or {}).get("skvdd", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise ValueError(f"{str(path)!r} is not a policy saved by skvdd: {error}") from error
     _check_format(header, path)
     try:
@@ -111,7 +119,7 @@ def _header(policy: BasePolicy) -> dict[str, Any]:
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "class": type(policy).__name__,
-        "parameters": {name: _plain(value) for name, value in parameters.items()},
+        "parameters": parameters,
         "attributes": {name: getattr(policy, name) for name in ATTRIBUTES},
         "feature_names_in_": None if names is None else list(names),
         "network": {"class": type(policy.network_).__name__, "config": policy.network_.config},
@@ -119,26 +127,29 @@ def _header(policy: BasePolicy) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a constructor parameter as JSON can hold it."""
+    """Return as JSON can hold it what a policy may hold beside plain numbers and strings."""
     if isinstance(value, torch.device):
         return str(value)
     if isinstance(value, np.generic):
         return value.item()
-    # A generator's state would not survive; a policy that is loaded does not need its seed.
-    return None if isinstance(value, np.random.RandomState) else value
+    if isinstance(value, np.random.RandomState):
+        return None  # a policy that is loaded does not need the state of its generator
+    raise TypeError(f"a policy file cannot hold a {type(value).__name__}: {value!r}.")
 
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to save a policy in.")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -154,7 +165,11 @@ def _check_format(header: Any, path: Path) -> None:
 
 def _restore(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BasePolicy:
     policies, networks = _known_classes()
+    for kind, known in ((header["class"], policies), (header["network"]["class"], networks)):
+        if kind not in known:
+            raise ValueError(f"unknown class {kind!r}")
     policy = policies[header["class"]](**header["parameters"])
+    policy._validate_params()
     for name in ATTRIBUTES:
         setattr(policy, name, header["attributes"][name])
     if header["feature_names_in_"] is not None:

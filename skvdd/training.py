@@ -147,7 +147,7 @@ def train(
                 run.step(n_rows, batch_size)
             history.append({"stage": stage, **run.report()})
             if task.call_on_fit_task_end(
-                estimator=estimator, reconstruction_attributes=run.snapshot
+                estimator=estimator, reconstruction_attributes=lambda: run.snapshot(history)
             ):
                 break
     except KeyboardInterrupt:
@@ -158,7 +158,9 @@ def train(
             ConvergenceWarning,
             stacklevel=3,
         )
-    context.call_on_fit_task_end(estimator=estimator, reconstruction_attributes=run.snapshot)
+    context.call_on_fit_task_end(
+        estimator=estimator, reconstruction_attributes=lambda: run.snapshot(history)
+    )
     return Training(run.averaged().eval(), history, run.iteration, interrupted)
 
 
@@ -231,16 +233,22 @@ class _Run:
         values = values.double().cpu()
         self._check_finite(names, values)
         self.losses.clear()
-        row = {"iteration": self.iteration, "learning_rate": self.schedules[0].get_last_lr()[0]}
+        rate = float(self.schedules[0].get_last_lr()[0])
+        row = {"iteration": self.iteration, "learning_rate": rate}
         return row | dict(zip(names, values.mean(dim=0).tolist(), strict=True))
 
     def averaged(self) -> nn.Module:
         """Return the network that the run has learnt so far."""
         return self.network if self.average is None else self.average.module
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self, history: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the attributes that make a fitted estimator of the run as it stands."""
-        return {"network_": copy.deepcopy(self.averaged()).eval()}
+        return {
+            "network_": copy.deepcopy(self.averaged()).eval(),
+            "history_": list(history),
+            "n_iter_": self.iteration,
+            "interrupted_": False,
+        }
 
     def _learning_rate_factor(self, iteration: int) -> float:
         """Linear warm-up, then half a cosine down to zero."""

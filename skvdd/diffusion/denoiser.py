@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skvdd.nn.blocks import ModulatedBlock, NoiseEmbedding, zero_
+from skvdd.nn.blocks import ModulatedBlock, NoiseEmbedding, silu, zero_
 from skvdd.nn.encoder import build_encoder
 
 
@@ -80,7 +80,7 @@ class ContextDenoiser(nn.Module):
         return torch.addcmul(c_skip * actions, c_out, self._head(context, actions, sigma))
 
     def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        r"""Return :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`; shapes as `denoise`."""
+        r"""Return :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`, as `denoise` does."""
         return (self.denoise(context, actions, sigma) - actions) / sigma[..., None].square()
 
     def residual(self, context: Tensor, actions: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -110,11 +110,11 @@ class ContextDenoiser(nn.Module):
     def _head(self, context: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         *_, c_in = self._preconditioning(sigma)
         condition = self.condition(context)[:, None] + self.noise_embedding(sigma)
-        condition = nn.functional.silu(condition)
-        hidden = self.input(c_in * noisy) + condition
+        condition = silu(condition)
+        hidden = self.input(c_in * noisy).add_(condition)
         for block in self.blocks:
             hidden = block(hidden, condition)
-        return self.output(nn.functional.silu(self.norm(hidden)))
+        return self.output(silu(self.norm(hidden)))
 
     def _preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``c_skip, c_out, c_in`` (table 1 of Karras et al.), shaped to scale actions."""

@@ -21,12 +21,12 @@ def flow_log_prob(
     In the variable :math:`\tau = \ln \sigma` the flow of a variance-exploding model is
     :math:`da/d\tau = a - D(a; \sigma)`, and the log-density gains its divergence:
 
-    .. math:: \log p(a) = \log N\big(a(\tau_1); 0, (1 + \sigma_{max}^2) I\big)
+    .. math:: \log p(a) = \log N\big(a(\tau_1); D(0; \sigma_{max}), (1 + \sigma_{max}^2) I\big)
               + \int_{\tau_0}^{\tau_1} \operatorname{div}(a - D)\, d\tau
 
     The divergence is exact (``d_a`` derivatives). What is returned is the density of the model at
-    its lowest noise level; the Gaussian at the end takes the clean actions to have zero mean and
-    unit variance, and the error of that falls as ``1 / noise_max**2``.
+    its lowest noise level. The Gaussian at the end takes the clean actions to have unit variance
+    around what the denoiser expects of them; the error of that falls as ``1 / noise_max**2``.
 
     Parameters
     ----------
@@ -50,13 +50,14 @@ def flow_log_prob(
     Song et al. (2021), "Score-based generative modeling through stochastic differential
     equations", appendix D.2.
     """
+    centre = denoise(torch.zeros_like(actions), actions.new_tensor(noise_max))
     step = math.log(noise_max / noise_min) / n_steps
     log_volume = actions.new_zeros(len(actions))
     for i in range(n_steps):
         tau = math.log(noise_min) + i * step
         actions, log_volume = _runge_kutta_step(denoise, actions, log_volume, tau, step)
     variance = 1.0 + noise_max**2
-    squared = actions.square().sum(dim=-1) / variance
+    squared = (actions - centre).square().sum(dim=-1) / variance
     return log_volume - 0.5 * (squared + actions.shape[-1] * (LOG_2PI + math.log(variance)))
 
 

@@ -73,7 +73,7 @@ class DiffusionPolicy(BasePolicy):
         How actions are drawn. Only ``"euler_ancestral"`` adds noise on the way.
     n_steps : int, default=16
         Steps of the sampler; one step gives ``D(noise_max * eps; s, noise_max)``.
-    max_iter, batch_size : int, default=4000, 256
+    max_iter, batch_size : int, default=6000, 256
         Iterations, and rows in a minibatch.
     learning_rate, weight_decay : float, default=1e-3, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
@@ -159,7 +159,7 @@ class DiffusionPolicy(BasePolicy):
         schedule: str = "karras",
         sampler: str = "euler_ancestral",
         n_steps: int = 16,
-        max_iter: int = 4000,
+        max_iter: int = 6000,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-3,
@@ -218,14 +218,13 @@ class DiffusionPolicy(BasePolicy):
         """
         check_noise_range(self.noise_min, self.noise_max)
         states, actions = self._check_training_data(X, y)
-        self._init_callback_context(max_subtasks=1).call_on_fit_task_begin(estimator=self)
+        self._begin_fit(n_stages=1)
         rng = check_random_state(self.random_state)
-        if not (self.warm_start and is_fitted(self, ["network_"])):
+        if not (self.warm_start and is_fitted(self)):
             self._fit_scalers(states, actions)
             self.network_ = self._build(states.shape[-1], draw_seed(rng))
         self._learn(states, actions, draw_seed(rng))
-        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
-        return self
+        return self._end_fit()
 
     def sample(
         self,
@@ -290,7 +289,7 @@ class DiffusionPolicy(BasePolicy):
         It is the density of the policy at ``noise_min``. 48 Runge-Kutta steps of fourth order,
         equal in :math:`\ln \sigma`, with the exact divergence: 192 evaluations of the network and
         ``d_a`` derivatives of each. The distribution at ``noise_max`` is taken as
-        :math:`N(0, (1 + \sigma_{max}^2) I)`.
+        :math:`N(D(0; s, \sigma_{max}), (1 + \sigma_{max}^2) I)`.
 
         Parameters
         ----------

@@ -77,6 +77,7 @@ class TeacherMixin:
             teacher = self.teacher
             if not isinstance(teacher, FrozenEstimator | ScoreTeacher):
                 self.teacher_ = self._fit_teacher(teacher, X, y, rng)
+                self.interrupted_ = last_step(self.teacher_).interrupted_
                 return self.teacher_
         if isinstance(teacher, FrozenEstimator):
             teacher = teacher.estimator

@@ -293,11 +293,11 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         """
         check_noise_range(self.noise_min, self.noise_max)
         states, actions = self._check_distillation_data(X, y)
-        self._init_callback_context(max_subtasks=3).call_on_fit_task_begin(estimator=self)
+        self._begin_fit(n_stages=3)
         rng = check_random_state(self.random_state)
         view = self._view_teacher(self._find_teacher(teacher, X, y, rng), X, states)
         self._check_against_teacher(view, actions)
-        fresh = not (self.warm_start and is_fitted(self, ["network_"]))
+        fresh = not (self.warm_start and is_fitted(self))
         if fresh:
             self.state_scaler_, self.action_scaler_ = view.state_scaler, view.action_scaler
             self.network_ = self._build(view, states.shape[-1], draw_seed(rng))
@@ -305,8 +305,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         if fresh:
             self._start_experts(steps, draw_seed(rng))
         self._distil(steps)
-        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
-        return self
+        return self._end_fit()
 
     # -- private steps ---------------------------------------------------------------------------
 
@@ -437,7 +436,6 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
                 self.gating_steps,
             ),
         ]
-        history = getattr(self, "history_", [])
         self._train(
             network,
             updates if self.learn_gating else updates[:1],
@@ -446,4 +444,3 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             max_iter=self.max_iter,
             generator=steps.generator,
         )
-        self.history_ = history + self.history_

@@ -19,7 +19,7 @@ from skvdd.nn.mixture_network import MixtureNetwork
 from skvdd.training import Loss, add_noise
 
 # Actions that the teacher judges at once: what its layers hold for them stays in the cache.
-CACHED_ACTIONS = 1024
+CACHED_ACTIONS = 2048
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,22 @@ class ExpertLoss:
     score: Tensor
     log_responsibility: Tensor
     entropy: Tensor
+
+
+@dataclass(frozen=True)
+class SmoothedLoss:
+    """The smoothed objective of the experts.
+
+    Parameters
+    ----------
+    total : Tensor of shape ()
+        A surrogate whose gradient is that of the divergence; its value means nothing.
+    gap : Tensor of shape (n, K, v, d_a)
+        Score of the noised student minus score of the noised teacher: zero where they agree.
+    """
+
+    total: Tensor
+    gap: Tensor
 
 
 def expert_loss(
@@ -85,7 +101,7 @@ def smoothed_expert_loss(
     sigma: Tensor,
     *,
     weighting: str = "gating",
-) -> ExpertLoss:
+) -> SmoothedLoss:
     r"""Return a surrogate of :math:`E_\sigma\, \sigma\, KL(q_\sigma \| \pi_\sigma)`.
 
     The published form asks the score of the noised teacher at samples of the clean student, which
@@ -117,23 +133,14 @@ def smoothed_expert_loss(
 
     Returns
     -------
-    ExpertLoss
-        ``score`` holds the surrogate; ``log_responsibility`` and ``entropy`` are those of the
-        noised student, for the record.
+    SmoothedLoss
     """
     smoothed = gm.smooth(mixture.detach(), sigma)
     own_score = gm.action_score(smoothed, samples.detach().flatten(1, 2)).view_as(samples)
     gap = (own_score - scores).detach()
-    surrogate = (gap * samples).sum(dim=-1)
+    surrogate = (gap * samples).sum(dim=-1).mean(dim=2)
     weight = sigma[:, None] * _expert_weight(mixture, weighting)
-    with torch.no_grad():
-        log_responsibility = _own_log_responsibility(smoothed, samples)
-    return ExpertLoss(
-        (weight * surrogate.mean(dim=2)).mean(),
-        surrogate,
-        log_responsibility,
-        gm.entropy(smoothed),
-    )
+    return SmoothedLoss((weight * surrogate).mean(), gap)
 
 
 def gating_loss(log_gate: Tensor, log_responsibilities: Tensor) -> Tensor:
@@ -243,14 +250,15 @@ class Distillation:
             self.noise, self._uniform(len(rows)), progress, self.bounds, self.teacher_bounds
         )
         samples = gm.rsample_experts(mixture, self._normal(mixture))
+        entropy = {"entropy": gm.entropy(mixture.detach()).mean()}
         if self.objective == "published":
             scores = self._score(context, samples, sigma)
-            terms = expert_loss(mixture, samples, scores, weighting=self.weighting)
-        else:
-            samples = samples + sigma[:, None, None, None] * self._normal(mixture)
-            scores = self._score(context, samples, sigma)
-            terms = smoothed_expert_loss(mixture, samples, scores, sigma, weighting=self.weighting)
-        return Loss(terms.total, {"entropy": terms.entropy.detach().mean()})
+            return Loss(expert_loss(mixture, samples, scores, weighting=self.weighting).total, entropy)
+        samples = samples + sigma[:, None, None, None] * self._normal(mixture)
+        scores = self._score(context, samples, sigma)
+        loss = smoothed_expert_loss(mixture, samples, scores, sigma, weighting=self.weighting)
+        relative = sigma[:, None, None].square() * loss.gap.square().sum(dim=-1)
+        return Loss(loss.total, {"score_gap": relative.mean(), **entropy})
 
     def gating_step(self, rows: Tensor, progress: float) -> Loss:
         """Return the gating's objective (line 7: eq. 13), its targets from the E-step (line 6)."""

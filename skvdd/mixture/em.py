@@ -225,15 +225,14 @@ class GaussianMoEPolicy(BaseMixturePolicy):
             If the loss ceases to be finite.
         """
         states, actions = self._check_training_data(X, y)
-        self._init_callback_context(max_subtasks=1).call_on_fit_task_begin(estimator=self)
+        self._begin_fit(n_stages=1)
         rng = check_random_state(self.random_state)
-        if not (self.warm_start and is_fitted(self, ["network_"])):
+        if not (self.warm_start and is_fitted(self)):
             self._fit_scalers(states, actions)
             self.network_ = self._build(states.shape[-1], draw_seed(rng))
             self._place_experts(self._standardise_actions(actions), draw_seed(rng))
         self._learn(states, actions, draw_seed(rng))
-        self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
-        return self
+        return self._end_fit()
 
     def _build(self, n_states: int, seed: int) -> MixtureNetwork:
         return seeded_network(

@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (..., h) to (..., h)."""
-        return hidden + self.outer(nn.functional.silu(self.inner(self.norm(hidden))))
+        return self.outer(silu(self.inner(self.norm(hidden)))).add_(hidden)
 
 
 class ModulatedBlock(nn.Module):
@@ -53,8 +53,9 @@ class ModulatedBlock(nn.Module):
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
         """Map hidden (..., h) under a condition that broadcasts against it to (..., h)."""
         scale, shift = self.modulation(condition).chunk(2, dim=-1)
-        modulated = self.norm(hidden) * (1.0 + scale) + shift
-        return hidden + self.outer(nn.functional.silu(self.inner(modulated)))
+        # In place on what no gradient needs: fresh memory costs as much as the arithmetic.
+        modulated = self.norm(hidden).mul_(1.0 + scale).add_(shift)
+        return self.outer(silu(self.inner(modulated))).add_(hidden)
 
 
 class NoiseEmbedding(nn.Module):
@@ -113,6 +114,11 @@ class CausalAttentionBlock(nn.Module):
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         tokens = tokens + self.projection(mixed.transpose(1, 2).reshape(n, n_tokens, hidden_size))
         return tokens + self.feed_forward(tokens)
+
+
+def silu(values: Tensor) -> Tensor:
+    """Return ``x * sigmoid(x)``; in place where no gradient needs the argument."""
+    return nn.functional.silu(values, inplace=not torch.is_grad_enabled())
 
 
 def zero_(linear: nn.Linear) -> nn.Linear:

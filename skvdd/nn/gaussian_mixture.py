@@ -31,8 +31,9 @@ class GaussianMixture:
     --------
     >>> import torch
     >>> from skvdd.nn.gaussian_mixture import GaussianMixture, log_prob
-    >>> standard = GaussianMixture(torch.zeros(1, 1), torch.zeros(1, 1, 2), torch.eye(2)[None, None])
-    >>> round(log_prob(standard, torch.zeros(1, 1, 2)).item(), 4)
+    >>> origin = torch.zeros(1, 1, 2)
+    >>> standard = GaussianMixture(torch.zeros(1, 1), origin, torch.eye(2)[None, None])
+    >>> round(log_prob(standard, origin).item(), 4)
     -1.8379
     """
 
@@ -69,8 +70,8 @@ def component_log_prob(mixture: GaussianMixture, actions: Tensor) -> Tensor:
     Tensor of shape (n, S, K)
         Log-densities in nats.
     """
-    white = _whiten(mixture, actions)
-    return _component_log_prob(mixture, white)
+    white = _whiten(_inverse(mixture), mixture, actions)
+    return _component_log_prob(mixture, white).transpose(1, 2)
 
 
 def log_prob(mixture: GaussianMixture, actions: Tensor) -> Tensor:
@@ -101,11 +102,12 @@ def action_score(mixture: GaussianMixture, actions: Tensor) -> Tensor:
     Tensor of shape (n, S, d_a)
         The score of the mixture, in closed form.
     """
-    white = _whiten(mixture, actions)
-    weight = torch.softmax(_joint(mixture, _component_log_prob(mixture, white)), dim=-1)
-    # Sigma^{-1} (a - mu) = L^{-T} white, weighted and summed over the experts in one product.
-    pull = torch.einsum("nskd,nkde->nse", weight[..., None] * white, _inverse(mixture))
-    return -pull
+    inverse = _inverse(mixture)
+    white = _whiten(inverse, mixture, actions)
+    joint = mixture.log_gate[..., None] + _component_log_prob(mixture, white)
+    weight = torch.softmax(joint, dim=1)
+    # Sigma^{-1} (a - mu) = L^{-T} white
+    return -((weight[..., None] * white) @ inverse).sum(dim=1)
 
 
 def entropy(mixture: GaussianMixture) -> Tensor:
@@ -134,10 +136,9 @@ def affine(mixture: GaussianMixture, shift: Tensor, scale: Tensor) -> GaussianMi
     )
 
 
-def _whiten(mixture: GaussianMixture, actions: Tensor) -> Tensor:
-    """Return ``L_z^{-1} (a - mu_z)``, shape (n, S, K, d_a)."""
-    delta = actions[:, :, None] - mixture.mean[:, None]
-    return torch.einsum("nkde,nske->nskd", _inverse(mixture), delta)
+def _whiten(inverse: Tensor, mixture: GaussianMixture, actions: Tensor) -> Tensor:
+    """Return ``L_z^{-1} (a - mu_z)``, shape (n, K, S, d_a): experts first, to spare copies."""
+    return (actions[:, None] - mixture.mean[:, :, None]) @ inverse.mT
 
 
 def _inverse(mixture: GaussianMixture) -> Tensor:
@@ -147,9 +148,10 @@ def _inverse(mixture: GaussianMixture) -> Tensor:
 
 
 def _component_log_prob(mixture: GaussianMixture, white: Tensor) -> Tensor:
+    """Return the log-densities (n, K, S) of whitened actions."""
     distance = white.square().sum(dim=-1)
     constant = _log_det(mixture) + 0.5 * white.shape[-1] * LOG_2PI
-    return -0.5 * distance - constant[:, None]
+    return -0.5 * distance - constant[..., None]
 
 
 def _log_det(mixture: GaussianMixture) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skvdd.nn.blocks import ResidualBlock, zero_
+from skvdd.nn.blocks import ResidualBlock, silu, zero_
 from skvdd.nn.encoder import build_encoder
 from skvdd.nn.gaussian_mixture import GaussianMixture
 
@@ -90,7 +90,7 @@ class MixtureNetwork(nn.Module):
 
     def experts(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return means (n, K, d_a) and Cholesky factors (n, K, d_a, d_a)."""
-        values = self.output(nn.functional.silu(self.trunk(context)))
+        values = self.output(silu(self.trunk(context)))
         values = values.view(len(context), self.n_experts, -1)
         mean, diagonal, lower = values.tensor_split((self.n_actions, 2 * self.n_actions), dim=-1)
         scale_tril = torch.diag_embed(nn.functional.softplus(diagonal) + SCALE_FLOOR)
@@ -113,6 +113,7 @@ class MixtureNetwork(nn.Module):
         """Start the experts at means (K, d_a), with standard deviations (K,), in every state."""
         bias = torch.zeros(self.n_experts, self.output.out_features // self.n_experts)
         bias[:, : self.n_actions] = means
-        inverse_softplus = (scales - SCALE_FLOOR).clamp(min=1e-6).expm1().log()
+        above = (scales - SCALE_FLOOR).clamp(min=1e-6)
+        inverse_softplus = above + (-torch.expm1(-above)).log()
         bias[:, self.n_actions : 2 * self.n_actions] = inverse_softplus[:, None]
         self.output.bias.copy_(bias.flatten())
