@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from skvdd._sklearn import CallbackSupportMixin, Interval, StrOptions, validate_data
 from skvdd.training import Update, train
 
+Network = TypeVar("Network", bound=nn.Module)
 RandomStates = int | np.random.RandomState | Sequence[np.random.RandomState] | None
 
 # Matrix products of fewer rows take other kernels, which round differently: a row padded to this
@@ -39,6 +40,8 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     A subclass trains ``network_`` (standardised states in) in `fit` and implements `sample`,
     `predict`, `act` and, where it has a density, `log_prob`.
     """
+
+    network_: Any  # an nn.Module whose calls each subclass knows
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "window_size": [Interval(Integral, 1, None, closed="left")],
@@ -279,9 +282,9 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         self.network_ = training.network
         self.history_ = self.history_ + training.history
         self.n_iter_ = training.n_iter
-        self.interrupted_ = self.interrupted_ or training.interrupted
+        self.interrupted_ = training.interrupted
 
-    def _network(self) -> nn.Module:
+    def _network(self) -> Any:
         """Return the trained network on the device of this estimator."""
         return self.network_.to(resolve_device(self.device))
 
@@ -375,7 +378,7 @@ def draw_seed(rng: np.random.RandomState) -> int:
     return int(rng.randint(np.iinfo(np.int32).max))
 
 
-def seeded_network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def seeded_network(build: Callable[[], Network], seed: int) -> Network:
     """Build a network whose initial weights depend on ``seed`` and on nothing else."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -404,22 +407,17 @@ def check_noise_range(noise_min: float, noise_max: float) -> None:
     """Raise a ValueError unless ``noise_min < noise_max``."""
     if noise_min >= noise_max:
         raise ValueError(
-            f"noise_max must exceed noise_min, got noise_min={noise_min} and "
-            f"noise_max={noise_max}."
+            f"noise_max must exceed noise_min, got noise_min={noise_min} and noise_max={noise_max}."
         )
 
 
 def check_n_samples(n_samples: int | None) -> None:
     """Raise a ValueError unless ``n_samples`` is None or a positive integer."""
     if n_samples is not None and (not isinstance(n_samples, Integral) or n_samples < 1):
-        raise ValueError(
-            f"n_samples must be None or an integer of at least 1, got {n_samples!r}."
-        )
+        raise ValueError(f"n_samples must be None or an integer of at least 1, got {n_samples!r}.")
 
 
 def _cpu_copy(network: nn.Module) -> nn.Module:
     if all(parameter.device.type == "cpu" for parameter in network.parameters()):
         return network
     return copy.deepcopy(network).cpu()
-
-

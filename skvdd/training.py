@@ -214,11 +214,8 @@ class _Run:
                     device=self.generator.device,
                 )
                 loss = update.loss(rows, progress)
-                optimiser.zero_grad(set_to_none=True)
-                loss.total.backward()
-                nn.utils.clip_grad_norm_(update.parameters, GRADIENT_NORM, foreach=True)
-                optimiser.step()
-            terms |= {update.name: loss.total.detach(), **loss.terms}
+                _descend(loss.total, update, optimiser)
+                terms |= {update.name: loss.total.detach(), **loss.terms}
         for schedule in self.schedules:
             schedule.step()
         if self.average is not None:
@@ -267,6 +264,13 @@ class _Run:
                 f"{iteration}: training diverged. Lower learning_rate, or look for extreme values "
                 "in the data."
             )
+
+
+def _descend(loss: Tensor, update: Update, optimiser: torch.optim.Optimizer) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(update.parameters, GRADIENT_NORM, foreach=True)
+    optimiser.step()
 
 
 def _moving_average(decay: float) -> Callable[..., None]:

@@ -14,9 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.estimators import make_estimators, type_name
 
 every_estimator = pytest.mark.parametrize("estimator", make_estimators(), ids=type_name)
-every_windowed = pytest.mark.parametrize(
-    "estimator", make_estimators(window_size=2), ids=type_name
-)
+every_windowed = pytest.mark.parametrize("estimator", make_estimators(window_size=2), ids=type_name)
 METHODS = ("sample", "predict", "act", "log_prob")
 
 
@@ -118,7 +116,7 @@ def test_the_seed_decides_the_fit_and_nothing_else_does(estimator, two_ways):
     X, y = two_ways
     first = fitted(estimator, X, y).predict(X)
     torch.manual_seed(99)
-    np.random.seed(99)
+    np.random.seed(99)  # noqa: NPY002
     np.testing.assert_array_equal(fitted(estimator, X, y).predict(X), first)
     other = clone(estimator).set_params(random_state=1).fit(X, y)
     assert np.abs(other.predict(X) - first).max() > 1e-6
@@ -338,7 +336,7 @@ def test_rows_that_hold_no_whole_window_are_refused(estimator):
 def test_other_features_and_actions_than_in_fit_are_refused(estimator, two_ways):
     X, y = two_ways
     policy = fitted(estimator, X, y)
-    with pytest.raises(ValueError, match="^X has 8 features, but .* is expecting 6 features"):
+    with pytest.raises(ValueError, match=r"^X has 8 features, but .* is expecting 6 features"):
         policy.predict(np.ones((3, 8)))
     message = f"y has 3 columns, but {type_name(estimator)} was fitted with 2 action dimensions."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -350,7 +348,7 @@ def test_other_features_and_actions_than_in_fit_are_refused(estimator, two_ways)
 @every_windowed
 def test_actions_with_three_axes_are_refused(estimator, two_ways):
     X, y = two_ways
-    with pytest.raises(ValueError, match="Found array with dim 3|must have shape"):
+    with pytest.raises(ValueError, match=r"Found array with dim 3|must have shape"):
         clone(estimator).fit(X, y[:, None])
 
 
@@ -365,7 +363,7 @@ def test_what_is_not_finite_is_refused(estimator, bad, two_ways):
     with pytest.raises(ValueError, match="Input X contains"):
         policy.predict(X)
     y[0, 0] = bad
-    with pytest.raises(ValueError, match="Input y contains|Input contains"):
+    with pytest.raises(ValueError, match=r"Input y contains|Input contains"):
         policy.log_prob(two_ways[0], y)
 
 

@@ -313,9 +313,7 @@ class DiffusionPolicy(BasePolicy):
                 level = sigma.expand(len(actions), 1)
                 return network.denoise(context, actions[:, None], level)[:, 0]
 
-            return flow_log_prob(
-                denoise, actions, self.noise_min, self.noise_max, LIKELIHOOD_STEPS
-            )
+            return flow_log_prob(denoise, actions, self.noise_min, self.noise_max, LIKELIHOOD_STEPS)
 
         standard = (self._standardise_states(states), self._standardise_actions(actions))
         log_scale = np.log(self.action_scaler_.scale_).sum()

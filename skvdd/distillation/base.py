@@ -65,6 +65,12 @@ class TeacherView:
 class TeacherMixin:
     """Gives a distiller its teacher: from `fit`, from the constructor, or trained on the spot."""
 
+    teacher: Any
+    window_size: int
+    device: str | torch.device
+    interrupted_: bool
+    _callback_fit_ctx: Any
+
     # Lets `fit(..., teacher=...)` pass through meta-estimators when metadata routing is on.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"teacher": True}
 

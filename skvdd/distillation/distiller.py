@@ -339,10 +339,10 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
 
     def _build(self, view: TeacherView, n_states: int, seed: int) -> MixtureNetwork:
         """Return a fresh network; on the teacher's encoder, frozen, if it is to be taken over."""
-        take_over = self.encoder == "teacher" or (self.encoder == "auto" and view.encoder)
+        taken_over = view.encoder if self.encoder in {"auto", "teacher"} else None
         network = seeded_network(
             lambda: MixtureNetwork(
-                view.encoder if take_over else self._encoder_config(n_states),
+                taken_over or self._encoder_config(n_states),
                 self.n_experts,
                 self.n_actions_,
                 self.hidden_size,
@@ -352,7 +352,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             ),
             seed,
         )
-        if take_over:
+        if taken_over:
             network.encoder = copy.deepcopy(view.model.encoder).cpu().requires_grad_(False)
         return network
 
@@ -425,9 +425,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         steps = replace(steps, network=network)
         parameters = list(network.expert_parameters())
         updates = [
-            Update(
-                "experts", steps.expert_step, parameters, self.learning_rate, self.expert_steps
-            ),
+            Update("experts", steps.expert_step, parameters, self.learning_rate, self.expert_steps),
             Update(
                 "gating",
                 steps.gating_step,

@@ -253,7 +253,9 @@ class Distillation:
         entropy = {"entropy": gm.entropy(mixture.detach()).mean()}
         if self.objective == "published":
             scores = self._score(context, samples, sigma)
-            return Loss(expert_loss(mixture, samples, scores, weighting=self.weighting).total, entropy)
+            return Loss(
+                expert_loss(mixture, samples, scores, weighting=self.weighting).total, entropy
+            )
         samples = samples + sigma[:, None, None, None] * self._normal(mixture)
         scores = self._score(context, samples, sigma)
         loss = smoothed_expert_loss(mixture, samples, scores, sigma, weighting=self.weighting)

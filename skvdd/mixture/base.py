@@ -166,8 +166,8 @@ class BaseMixturePolicy(BasePolicy):
             ``q(z|a, s)``, rows summing to one.
         """
         states, actions = self._check_query(X, y)
-        mixture, actions = self._mixture(states), torch.tensor(actions)[:, None]
-        return gm.log_responsibilities(mixture, actions)[:, 0].exp().numpy()
+        points = torch.tensor(actions)[:, None]
+        return gm.log_responsibilities(self._mixture(states), points)[:, 0].exp().numpy()
 
     # -- private steps ---------------------------------------------------------------------------
 
@@ -208,10 +208,12 @@ class BaseMixturePolicy(BasePolicy):
         )
 
 
-def _cluster(points: NDArray, n_experts: int, rng: np.random.RandomState) -> tuple[NDArray, NDArray]:
+def _cluster(
+    points: NDArray, n_experts: int, rng: np.random.RandomState
+) -> tuple[NDArray, NDArray]:
     """Return centres (K, d_a) of the points and the spread (K,) of each cluster."""
     n_clusters = min(n_experts, len(np.unique(points, axis=0)))
-    k_means = KMeans(n_clusters, n_init=3, random_state=rng).fit(points)
+    k_means = KMeans(n_clusters, n_init=10, random_state=rng).fit(points)
     distance = ((points - k_means.cluster_centers_[k_means.labels_]) ** 2).mean(axis=1)
     counts = np.bincount(k_means.labels_, minlength=n_clusters)
     spread = np.sqrt(np.bincount(k_means.labels_, distance, n_clusters) / counts)

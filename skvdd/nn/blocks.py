@@ -72,6 +72,7 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, hidden_size: int, n_frequencies: int = 8) -> None:
         super().__init__()
+        self.frequencies: Tensor
         frequencies = torch.logspace(math.log10(0.25), math.log10(4.0), n_frequencies)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.linear = nn.Linear(2 * n_frequencies, hidden_size)

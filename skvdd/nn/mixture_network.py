@@ -62,6 +62,8 @@ class MixtureNetwork(nn.Module):
         rows, columns = torch.tril_indices(n_actions, n_actions, offset=-1)
         if covariance == "diag":
             rows, columns = rows[:0], columns[:0]
+        self.tril_rows: Tensor
+        self.tril_columns: Tensor
         self.register_buffer("tril_rows", rows, persistent=False)
         self.register_buffer("tril_columns", columns, persistent=False)
         self.encoder = build_encoder(**encoder)
