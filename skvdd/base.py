@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skvdd._sklearn import CallbackSupportMixin, Interval, StrOptions, validate_data
+from skvdd.persistence import register, save
 from skvdd.training import Update, train
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -41,7 +42,12 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     `predict`, `act` and, where it has a density, `log_prob`.
     """
 
-    network_: Any  # an nn.Module whose calls each subclass knows
+    network_: Any  # of the class below, whose calls each subclass knows
+    _network_class: ClassVar[type[nn.Module]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register(cls)
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "window_size": [Interval(Integral, 1, None, closed="left")],
@@ -114,8 +120,6 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         path : str or Path
             File to write; a file of that name is replaced only once the new one is complete.
         """
-        from skvdd.persistence import save
-
         save(self, path)
 
     # -- checks ----------------------------------------------------------------------------------
@@ -328,14 +332,6 @@ def standardise(scaler: StandardScaler, values: NDArray) -> Tensor:
     """Return ``(values - mean) / scale`` along the last axis as a float32 tensor."""
     # In float64 first: raw units may have an offset much larger than their spread.
     return torch.from_numpy(((values - scaler.mean_) / scaler.scale_).astype(np.float32))
-
-
-def fixed_scaler(mean: NDArray, scale: NDArray) -> StandardScaler:
-    """Return a fitted scaler of given units."""
-    scaler = StandardScaler()
-    scaler.mean_, scaler.scale_, scaler.var_ = mean.copy(), scale, scale**2
-    scaler.n_features_in_, scaler.n_samples_seen_ = len(mean), 1
-    return scaler
 
 
 def pad_rows(rows: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,10 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
-from skvdd.base import BasePolicy, fixed_scaler
+from skvdd._sklearn import fixed_scaler
 
+POLICIES: dict[str, type] = {}  # what a file may name: nothing else is ever built
 FORMAT = "skvdd-policy"
 FORMAT_VERSION = 1
 SCALERS = ("state_scaler_", "action_scaler_")
@@ -34,7 +35,12 @@ ATTRIBUTES = (
 )
 
 
-def save(policy: BasePolicy, path: str | Path) -> None:
+def register(policy_class: type) -> None:
+    """Let files name a class of policies; every subclass of `BasePolicy` is registered so."""
+    POLICIES[policy_class.__name__] = policy_class
+
+
+def save(policy: Any, path: str | Path) -> None:
     """Write a fitted policy to one safetensors file.
 
     The file is written beside ``path`` and renamed when it is complete, so an older file of that
@@ -64,7 +70,7 @@ def save(policy: BasePolicy, path: str | Path) -> None:
     _write(Path(path), serialise(contiguous, metadata={"skvdd": header}))
 
 
-def load(path: str | Path) -> BasePolicy:
+def load(path: str | Path) -> Any:
     """Read a policy that `save` wrote; it predicts at once, on whatever device this machine has.
 
     Parameters
@@ -107,11 +113,11 @@ def load(path: str | Path) -> BasePolicy:
     _check_format(header, path)
     try:
         return _restore(header, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, Warning) as error:
         raise ValueError(f"{str(path)!r} is damaged: {error}") from error
 
 
-def _header(policy: BasePolicy) -> dict[str, Any]:
+def _header(policy: Any) -> dict[str, Any]:
     parameters = policy.get_params(deep=False)
     parameters.pop("teacher", None)
     names = getattr(policy, "feature_names_in_", None)
@@ -122,7 +128,7 @@ def _header(policy: BasePolicy) -> dict[str, Any]:
         "parameters": parameters,
         "attributes": {name: getattr(policy, name) for name in ATTRIBUTES},
         "feature_names_in_": None if names is None else list(names),
-        "network": {"class": type(policy.network_).__name__, "config": policy.network_.config},
+        "network": policy.network_.config,
     }
 
 
@@ -163,12 +169,10 @@ def _check_format(header: Any, path: Path) -> None:
         )
 
 
-def _restore(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BasePolicy:
-    policies, networks = _known_classes()
-    for kind, known in ((header["class"], policies), (header["network"]["class"], networks)):
-        if kind not in known:
-            raise ValueError(f"unknown class {kind!r}")
-    policy = policies[header["class"]](**header["parameters"])
+def _restore(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    if header["class"] not in POLICIES:
+        raise ValueError(f"it names the unknown class {header['class']!r}")
+    policy = POLICIES[header["class"]](**header["parameters"])
     policy._validate_params()
     for name in ATTRIBUTES:
         setattr(policy, name, header["attributes"][name])
@@ -177,20 +181,10 @@ def _restore(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> BasePo
     for name in SCALERS:
         arrays = (tensors.pop(f"{name}.{part}").numpy() for part in ("mean", "scale"))
         setattr(policy, name, fixed_scaler(*arrays))
-    network = networks[header["network"]["class"]](**header["network"]["config"])
+    # Initial weights are drawn only to be replaced: not at the cost of the user's generator. A
+    # warning in drawing them, of tensors without elements, can only come from a damaged header.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="error"):
+        network = policy._network_class(**header["network"])
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
     policy.network_ = network.eval()
     return policy
-
-
-def _known_classes() -> tuple[dict[str, type[BasePolicy]], dict[str, type[nn.Module]]]:
-    """Return what a file may name: nothing else is ever built."""
-    from skvdd.diffusion.denoiser import ContextDenoiser
-    from skvdd.diffusion.policy import DiffusionPolicy
-    from skvdd.distillation.distiller import VDDDistiller
-    from skvdd.mixture.em import GaussianMoEPolicy
-    from skvdd.nn.mixture_network import MixtureNetwork
-
-    policies = (DiffusionPolicy, GaussianMoEPolicy, VDDDistiller)
-    networks = (ContextDenoiser, MixtureNetwork)
-    return {c.__name__: c for c in policies}, {c.__name__: c for c in networks}

@@ -129,6 +129,7 @@ class DiffusionPolicy(BasePolicy):
     (3,)
     """
 
+    _network_class = ContextDenoiser
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BasePolicy._parameter_constraints,
         "sde": [StrOptions({"ve"})],

@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvdd.base import MAX_ACTIONS, draw_seed, fixed_scaler, resolve_device, row_noise, standardise
+from skvdd._sklearn import fixed_scaler
+from skvdd.base import MAX_ACTIONS, draw_seed, resolve_device, row_noise, standardise
 from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.samplers import draw_actions

@@ -16,6 +16,7 @@ from skvdd._sklearn import Interval, StrOptions
 from skvdd.base import BasePolicy, RandomStates, check_n_samples, row_noise
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
+from skvdd.nn.mixture_network import MixtureNetwork
 
 INITIAL_SCALE = 0.1  # least standard deviation of an expert at the start, in standardised actions
 CLUSTERED_ROWS = 20_000  # rows that k-means looks at: more do not move eight centres
@@ -27,6 +28,7 @@ class BaseMixturePolicy(BasePolicy):
     A subclass trains ``network_``, a `skvdd.nn.mixture_network.MixtureNetwork`.
     """
 
+    _network_class = MixtureNetwork
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BasePolicy._parameter_constraints,
         "n_experts": [Interval(Integral, 1, None, closed="left")],
