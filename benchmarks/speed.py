@@ -90,7 +90,7 @@ def main() -> None:
         "one control step (35 ms of robot time)", seconds_per_control_step(), PUBLISHED_CONTROL_STEP
     )
     for name, student in students.items():
-        milliseconds = time_action(student, states[:1])
+        milliseconds = time_action(student, states[0])
         print(f"| one action, {name}, 1 thread, `act` | {milliseconds:.2f} ms | | |")
 
 

@@ -19,7 +19,7 @@ from skvdd.nn.mixture_network import MixtureNetwork
 from skvdd.training import Loss, add_noise
 
 # Actions that the teacher judges at once: what its layers hold for them stays in the cache.
-CACHED_ACTIONS = 2048
+CACHED_ACTIONS = 1024
 
 
 @dataclass(frozen=True)

@@ -299,7 +299,7 @@ def test_there_may_be_more_experts_than_distinct_actions():
     assert np.isfinite(trained.log_prob(X, y)).all()
 
 
-def test_the_start_does_not_depend_on_more_rows_than_it_looks_at():
+def test_of_very_many_rows_a_share_is_enough_to_find_the_clusters():
     rng = np.random.RandomState(0)
     X, y = rng.standard_normal((2, 25_000, 1))
     policy = GaussianMoEPolicy(2, **{**SMALL, "max_iter": 0}).fit(X, y)
