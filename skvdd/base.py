@@ -21,7 +21,13 @@ from sklearn.utils import Tags, check_array, check_consistent_length, check_rand
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skvdd._sklearn import CallbackSupportMixin, Interval, StrOptions, validate_data
+from skvdd._sklearn import (
+    CallbackSupportMixin,
+    Interval,
+    StrOptions,
+    is_fitted,
+    validate_data,
+)
 from skvdd.persistence import register, save
 from skvdd.training import Update, train
 
@@ -245,6 +251,19 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
+
+    def _goes_on(self, states: NDArray) -> bool:
+        """Say whether this fit goes on from the last one, whose shapes it must then share."""
+        if not (self.warm_start and is_fitted(self)):
+            return False
+        before = (len(self.state_scaler_.scale_), len(self.action_scaler_.scale_))
+        now = (states.shape[-1], self.n_actions_)
+        if now != before:
+            raise ValueError(
+                f"warm_start=True goes on from a fit with states of {before[0]} and actions of "
+                f"{before[1]} dimensions, got {now[0]} and {now[1]}. Set warm_start=False."
+            )
+        return True
 
     def _begin_fit(self, n_stages: int) -> None:
         """Tell the callbacks that a fit of so many training runs begins, with an empty record."""

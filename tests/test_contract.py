@@ -242,6 +242,18 @@ def test_a_warm_start_goes_on_from_what_was_learnt(estimator, two_ways):
 
 
 @every_windowed
+def test_a_warm_start_refuses_data_of_another_shape(estimator, two_ways):
+    X, y = two_ways
+    policy = clone(estimator).set_params(warm_start=True).fit(X, y)
+    message = (
+        "warm_start=True goes on from a fit with states of 3 and actions of 2 dimensions, got 2 "
+        "and 2. Set warm_start=False."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        policy.fit(X[:, :, :2], y)
+
+
+@every_windowed
 def test_noise_on_the_states_and_averaging_change_what_is_learnt(estimator, two_ways):
     X, y = two_ways
     plain = clone(estimator).set_params(state_noise=0.0, ema_decay=0.0).fit(X, y).predict(X)

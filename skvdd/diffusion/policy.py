@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from skvdd._sklearn import Interval, StrOptions, fit_context, is_fitted, with_callbacks
+from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
 from skvdd.base import (
     BasePolicy,
     RandomStates,
@@ -219,9 +219,10 @@ class DiffusionPolicy(BasePolicy):
         """
         check_noise_range(self.noise_min, self.noise_max)
         states, actions = self._check_training_data(X, y)
+        goes_on = self._goes_on(states)
         self._begin_fit(n_stages=1)
         rng = check_random_state(self.random_state)
-        if not (self.warm_start and is_fitted(self)):
+        if not goes_on:
             self._fit_scalers(states, actions)
             self.network_ = self._build(states.shape[-1], draw_seed(rng))
         self._learn(states, actions, draw_seed(rng))

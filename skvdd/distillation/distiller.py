@@ -15,7 +15,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
-from skvdd._sklearn import Interval, StrOptions, fit_context, is_fitted, with_callbacks
+from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
 from skvdd.base import check_noise_range, draw_seed, resolve_device, seeded_network
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.teacher import ScoreTeacher
@@ -276,7 +276,8 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             action is drawn from the teacher for each row, which must then be given.
         teacher : DiffusionPolicy, Pipeline, FrozenEstimator or ScoreTeacher, default=None
             A fitted teacher, used in place of the constructor's. Of a pipeline, the earlier steps
-            are applied to the states.
+            are applied to the states. Through a grid search a pipeline can only be given to the
+            constructor, frozen: scikit-learn takes whatever has a length for data of the rows.
 
         Returns
         -------
@@ -297,7 +298,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         rng = check_random_state(self.random_state)
         view = self._view_teacher(self._find_teacher(teacher, X, y, rng), X, states)
         self._check_against_teacher(view, actions)
-        fresh = not (self.warm_start and is_fitted(self))
+        fresh = not self._goes_on(states)
         if fresh:
             self.state_scaler_, self.action_scaler_ = view.state_scaler, view.action_scaler
             self.network_ = self._build(view, states.shape[-1], draw_seed(rng))

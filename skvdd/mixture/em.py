@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from skvdd._sklearn import fit_context, is_fitted, with_callbacks
+from skvdd._sklearn import fit_context, with_callbacks
 from skvdd.base import draw_seed, resolve_device, seeded_network
 from skvdd.mixture.base import BaseMixturePolicy
 from skvdd.nn import gaussian_mixture as gm
@@ -225,9 +225,10 @@ class GaussianMoEPolicy(BaseMixturePolicy):
             If the loss ceases to be finite.
         """
         states, actions = self._check_training_data(X, y)
+        goes_on = self._goes_on(states)
         self._begin_fit(n_stages=1)
         rng = check_random_state(self.random_state)
-        if not (self.warm_start and is_fitted(self)):
+        if not goes_on:
             self._fit_scalers(states, actions)
             self.network_ = self._build(states.shape[-1], draw_seed(rng))
             self._place_experts(self._standardise_actions(actions), draw_seed(rng))
