@@ -39,17 +39,17 @@ def run_seed(seed: int, output: Path, n_episodes: int) -> dict:
 def table(results: list[dict]) -> str:
     """Return mean and standard deviation over the seeds as a Markdown table."""
     lines = [
-        "| policy | success | entropy (base 24) | behaviours | one action, 1 thread |",
-        "| --- | --- | --- | --- | --- |",
+        "| policy | success | entropy (base 24) | behaviours |",
+        "| --- | --- | --- | --- |",
     ]
     for key, name in POLICIES.items():
         columns = {
             field: np.array([result[key][field] for result in results], dtype=float)
-            for field in ("success_rate", "entropy", "n_behaviors", "action_ms")
+            for field in ("success_rate", "entropy", "n_behaviors")
         }
         lines.append(
             f"| {name} | {spread(columns['success_rate'])} | {spread(columns['entropy'])} "
-            f"| {columns['n_behaviors'].mean():.1f} | {columns['action_ms'].mean():.2f} ms |"
+            f"| {columns['n_behaviors'].mean():.1f} |"
         )
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ import skvdd
 DEMO = """\
 Train a diffusion policy on the demonstrations that come with the library, distil it into a
 mixture of Gaussian experts, fit the same mixture by EM for comparison, roll all of them out on
-the simulated robot, and time one action of each. Takes a few minutes on two cores.
+the simulated robot, and time one action of each. Takes about five minutes on two cores.
 
 Writes results.json, trajectories.png, experts.png, teacher.safetensors and vdd.safetensors.
 """
