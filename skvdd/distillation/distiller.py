@@ -299,7 +299,9 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         view = self._view_teacher(self._find_teacher(teacher, X, y, rng), X, states)
         self._check_against_teacher(view, actions)
         fresh = not self._goes_on(states)
-        if fresh:
+        if not fresh:
+            self._check_same_teacher(view)
+        else:
             self.state_scaler_, self.action_scaler_ = view.state_scaler, view.action_scaler
             self.network_ = self._build(view, states.shape[-1], draw_seed(rng))
         steps = self._prepare(view, states, actions, rng)
@@ -336,6 +338,29 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             raise ValueError(
                 "encoder='teacher' needs a teacher with an encoder of the same states: not a "
                 "ScoreTeacher, and not behind a Pipeline. Use encoder='mlp'."
+            )
+
+    def _check_same_teacher(self, view: TeacherView) -> None:
+        """Raise a ValueError if a warm start would mix the units or encoders of two teachers."""
+        units = (
+            (self.state_scaler_, view.state_scaler),
+            (self.action_scaler_, view.action_scaler),
+        )
+        same = all(
+            np.array_equal(own.mean_, its.mean_) and np.array_equal(own.scale_, its.scale_)
+            for own, its in units
+        )
+        own = self.network_.encoder
+        if same and not any(p.requires_grad for p in own.parameters()):
+            its = {} if view.encoder is None else view.model.encoder.state_dict()
+            same = all(
+                name in its and torch.equal(values.cpu(), its[name].cpu())
+                for name, values in own.state_dict().items()
+            )
+        if not same:
+            raise ValueError(
+                "warm_start=True goes on with the teacher of the last fit, but this teacher has "
+                "other units or another encoder. Set warm_start=False."
             )
 
     def _build(self, view: TeacherView, n_states: int, seed: int) -> MixtureNetwork:

@@ -627,3 +627,17 @@ def test_a_score_of_another_shape_is_refused(two_ways):
     teacher = known_teacher(lambda states, actions, noise_level: actions.numpy())
     with pytest.raises(ValueError, match=exactly(f"{expected}, got ndarray.")):
         student.fit(X, y[:, :1], teacher=teacher)
+
+
+def test_a_warm_start_refuses_another_teacher(two_ways):
+    X, y = two_ways
+    first = small_teacher(window_size=2).fit(X, y)
+    other = small_teacher(window_size=2, random_state=1).fit(X, y)
+    student = VDDDistiller(n_experts=2, init_iter=5, window_size=2, warm_start=True, **SMALL)
+    student.fit(X, y, teacher=first).fit(X, y, teacher=first)
+    message = (
+        "warm_start=True goes on with the teacher of the last fit, but this teacher has other "
+        "units or another encoder. Set warm_start=False."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        student.fit(X, y, teacher=other)
