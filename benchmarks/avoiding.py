@@ -1,9 +1,13 @@
 """The demo over several seeds: success and entropy of teacher, VDD and EM on Avoiding.
 
     python -m benchmarks.avoiding --seeds 3 --jobs 2
+    python -m benchmarks.avoiding --teacher vp
+    python -m benchmarks.avoiding --teacher gpt
 
 Each seed trains all policies anew and evaluates them over 200 rollouts each; one thread a seed.
-Results go to one folder a seed (``results.json`` and pictures) and, as a table, to the screen.
+``--teacher`` chooses the kind of diffusion policy: the default, a variance-preserving one, or the
+published transformer. Results go to one folder a seed (``results.json`` and pictures) and, as a
+table, to the screen.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 
-from skvdd.demo import run_demo
+from skvdd.demo import default_estimators, run_demo
 
 POLICIES = {
     "teacher": "diffusion teacher, 16 steps",
@@ -26,13 +30,24 @@ POLICIES = {
 }
 
 
-def run_seed(seed: int, output: Path, n_episodes: int) -> dict:
+TEACHERS = {"ve": {}, "vp": {"sde": "vp"}, "gpt": {"architecture": "gpt"}}
+
+
+def run_seed(seed: int, teacher: str, output: Path, n_episodes: int) -> dict:
     """Run the demo with one thread, or read what an earlier run of this seed left."""
-    folder = output / f"seed{seed}"
+    folder = output / teacher / f"seed{seed}"
     record = folder / "results.json"
     if not record.is_file():
         torch.set_num_threads(1)
-        run_demo(str(folder), random_state=seed, n_episodes=n_episodes, progress=False)
+        estimators = default_estimators(random_state=seed)
+        estimators.teacher.set_params(**TEACHERS[teacher])
+        run_demo(
+            str(folder),
+            random_state=seed,
+            n_episodes=n_episodes,
+            progress=False,
+            estimators=estimators,
+        )
     return json.loads(record.read_text())
 
 
@@ -62,13 +77,14 @@ def spread(values: np.ndarray) -> str:
 def main() -> None:
     """Run the seeds, several at once, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", choices=TEACHERS, default="ve", help="kind of teacher")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time")
     parser.add_argument("--episodes", type=int, default=200, help="rollouts of each policy")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/avoiding"))
     arguments = parser.parse_args()
     results = Parallel(n_jobs=arguments.jobs)(
-        delayed(run_seed)(seed, arguments.output, arguments.episodes)
+        delayed(run_seed)(seed, arguments.teacher, arguments.output, arguments.episodes)
         for seed in range(arguments.seeds)
     )
     print(table(results))

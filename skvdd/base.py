@@ -1,6 +1,8 @@
 """The contract of every policy: a conditional density p(action | state window).
 
-Axes: rows ``n`` (one row, one decision), window ``T``, state ``d``, action ``d_a``, samples ``S``.
+Axes: rows ``n`` (one row, one decision), window ``T``, state ``d``, goal ``g``, action ``d_a``,
+samples ``S``. Inside, a row is flat, ``T * d + g`` columns: the window, oldest state first, then
+the goal, where there is one.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from skvdd._sklearn import (
     CallbackSupportMixin,
     Interval,
     StrOptions,
+    fixed_scaler,
     is_fitted,
     validate_data,
 )
@@ -49,7 +52,6 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     """
 
     network_: Any  # of the class below, whose calls each subclass knows
-    _network_class: ClassVar[type[nn.Module]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -57,6 +59,7 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "window_size": [Interval(Integral, 1, None, closed="left")],
+        "goal_dim": [Interval(Integral, 0, None, closed="left")],
         "encoder": [StrOptions({"mlp", "transformer"})],
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
         "n_layers": [Interval(Integral, 0, None, closed="left")],
@@ -128,10 +131,14 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         """
         save(self, path)
 
+    @abstractmethod
+    def _make_network(self, config: dict[str, Any]) -> nn.Module:
+        """Return a network of this policy, as its ``config`` describes it."""
+
     # -- checks ----------------------------------------------------------------------------------
 
     def _check_training_data(self, X: ArrayLike, y: ArrayLike | None) -> tuple[NDArray, NDArray]:
-        """Validate ``(X, y)`` and return them as (n, T, d) and (n, d_a), both float64."""
+        """Validate ``(X, y)`` and return them as (n, T * d + g) and (n, d_a), both float64."""
         self._check_machine()
         flat, actions = validate_data(
             self, self._flatten(X), y, dtype=np.float64, multi_output=True, y_numeric=True
@@ -140,14 +147,14 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         self._single_output = actions.ndim == 1
         actions = self._as_columns(actions)
         self.n_actions_ = actions.shape[1]
-        return self._unflatten(flat), actions
+        return flat, actions
 
     def _check_training_states(self, X: ArrayLike) -> NDArray:
-        """Validate states without actions and return them as (n, T, d), float64."""
+        """Validate rows without actions and return them as (n, T * d + g), float64."""
         self._check_machine()
         flat = validate_data(self, self._flatten(X), dtype=np.float64)
         self._check_window(flat)
-        return self._unflatten(flat)
+        return flat
 
     def _check_machine(self) -> None:
         check_device(self.device)
@@ -161,7 +168,14 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             )
 
     def _check_window(self, flat: NDArray) -> None:
-        if flat.shape[1] % self.window_size:
+        n_columns = flat.shape[1] - self.goal_dim
+        if self.goal_dim and (n_columns < self.window_size or n_columns % self.window_size):
+            raise ValueError(
+                f"X has {flat.shape[1]} columns, which does not fit window_size="
+                f"{self.window_size} and goal_dim={self.goal_dim}: a flat row holds window_size "
+                "states, oldest first, then the goal. skvdd.datasets.append_goals builds such rows."
+            )
+        if n_columns % self.window_size:
             raise ValueError(
                 f"X has {flat.shape[1]} columns, which is no multiple of "
                 f"window_size={self.window_size}: a flat row holds window_size states, oldest "
@@ -169,13 +183,12 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             )
 
     def _check_states(self, X: ArrayLike) -> NDArray:
-        """Validate the states of a query and return them as (n, T, d), float64."""
+        """Validate the rows of a query and return them as (n, T * d + g), float64."""
         check_is_fitted(self)
-        flat = validate_data(self, self._flatten(X), reset=False, dtype=np.float64)
-        return self._unflatten(flat)
+        return validate_data(self, self._flatten(X), reset=False, dtype=np.float64)
 
     def _check_query(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
-        """Validate states and actions and return them as (n, T, d) and (n, d_a), float64."""
+        """Validate rows and actions, return them as (n, T * d + g) and (n, d_a), float64."""
         states = self._check_states(X)
         actions = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
         actions = self._as_columns(actions)
@@ -192,15 +205,17 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         if hasattr(X, "columns") or np.ndim(X) != 3:
             return X
         windows = np.asarray(X)
+        if self.goal_dim:
+            raise ValueError(
+                f"X must be flat, (n, window_size * d + goal_dim), for goal_dim={self.goal_dim}, "
+                f"got shape {windows.shape}. skvdd.datasets.append_goals(windows, goals) builds it."
+            )
         if windows.shape[1] != self.window_size:
             raise ValueError(
                 f"X has windows of {windows.shape[1]} states (shape {windows.shape}), but "
                 f"window_size={self.window_size}."
             )
         return windows.reshape(len(windows), -1)
-
-    def _unflatten(self, flat: NDArray) -> NDArray:
-        return flat.reshape(len(flat), self.window_size, -1)
 
     @staticmethod
     def _as_columns(actions: NDArray) -> NDArray:
@@ -219,14 +234,14 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
     # -- standardised tensors --------------------------------------------------------------------
 
-    def _fit_scalers(self, states: NDArray, actions: NDArray) -> None:
+    def _fit_scalers(self, rows: NDArray, actions: NDArray) -> None:
         """Learn the units; every state of a window shares one scale, a constant column gets one."""
-        self.state_scaler_ = StandardScaler().fit(states.reshape(-1, states.shape[-1]))
+        self.state_scaler_ = fit_state_scaler(rows, self.window_size, self.goal_dim)
         self.action_scaler_ = StandardScaler().fit(actions)
 
-    def _standardise_states(self, states: NDArray) -> Tensor:
-        """Return states (n, T, d) as a float32 tensor in standardised units, on the CPU."""
-        return standardise(self.state_scaler_, states)
+    def _standardise_states(self, rows: NDArray) -> Tensor:
+        """Return rows (n, T * d + g) as a float32 tensor in standardised units, on the CPU."""
+        return standardise(row_scaler(self.state_scaler_, self.window_size, self.goal_dim), rows)
 
     def _standardise_actions(self, actions: NDArray) -> Tensor:
         """Return actions (n, d_a) as a float32 tensor in standardised units, on the CPU."""
@@ -238,12 +253,18 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         raw = values * self.action_scaler_.scale_ + self.action_scaler_.mean_
         return raw[..., 0] if self._single_output else raw
 
-    def _encoder_config(self, n_states: int) -> dict[str, Any]:
-        """Return the arguments of `build_encoder` for states of dimension ``d``."""
+    @property
+    def _n_states(self) -> int:
+        """Dimension ``d`` of a state in the data of `fit`."""
+        return (self.n_features_in_ - self.goal_dim) // self.window_size
+
+    def _encoder_config(self) -> dict[str, Any]:
+        """Return the arguments of `build_encoder` for rows like those of `fit`."""
         return {
             "kind": self.encoder,
-            "n_states": n_states,
+            "n_states": self._n_states,
             "window_size": self.window_size,
+            "n_goals": self.goal_dim,
             "hidden_size": self.hidden_size,
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
@@ -252,12 +273,12 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
 
-    def _goes_on(self, states: NDArray) -> bool:
+    def _goes_on(self) -> bool:
         """Say whether this fit goes on from the last one, whose shapes it must then share."""
         if not (self.warm_start and is_fitted(self)):
             return False
-        before = (len(self.state_scaler_.scale_), len(self.action_scaler_.scale_))
-        now = (states.shape[-1], self.n_actions_)
+        before = (len(self.state_scaler_.scale_) - self.goal_dim, len(self.action_scaler_.scale_))
+        now = (self._n_states, self.n_actions_)
         if now != before:
             raise ValueError(
                 f"warm_start=True goes on from a fit with states of {before[0]} and actions of "
@@ -351,6 +372,29 @@ def standardise(scaler: StandardScaler, values: NDArray) -> Tensor:
     """Return ``(values - mean) / scale`` along the last axis as a float32 tensor."""
     # In float64 first: raw units may have an offset much larger than their spread.
     return torch.from_numpy(((values - scaler.mean_) / scaler.scale_).astype(np.float32))
+
+
+def fit_state_scaler(rows: NDArray, window_size: int, goal_dim: int) -> StandardScaler:
+    """Learn the units of a state's columns, from all states of all windows, then of the goal's."""
+    n_columns = rows.shape[1] - goal_dim
+    states = rows[:, :n_columns].reshape(-1, n_columns // window_size)
+    parts = [StandardScaler().fit(states)]
+    if goal_dim:
+        parts.append(StandardScaler().fit(rows[:, n_columns:]))
+    return fixed_scaler(
+        np.concatenate([part.mean_ for part in parts]),
+        np.concatenate([part.scale_ for part in parts]),
+    )
+
+
+def row_scaler(scaler: StandardScaler, window_size: int, goal_dim: int) -> StandardScaler:
+    """Return the units of a flat row's columns, given those of one state and the goal."""
+    n_states = len(scaler.scale_) - goal_dim
+
+    def spread(unit: NDArray) -> NDArray:
+        return np.concatenate([np.tile(unit[:n_states], window_size), unit[n_states:]])
+
+    return fixed_scaler(spread(scaler.mean_), spread(scaler.scale_))
 
 
 def pad_rows(rows: Tensor) -> Tensor:

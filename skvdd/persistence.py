@@ -184,7 +184,7 @@ def _restore(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     # Initial weights are drawn only to be replaced: not at the cost of the user's generator. A
     # warning in drawing them, of tensors without elements, can only come from a damaged header.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="error"):
-        network = policy._network_class(**header["network"])
+        network = policy._make_network(header["network"])
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
     policy.network_ = network.eval()
     return policy

@@ -17,6 +17,8 @@ def make_estimators(**parameters):
     settings = {**SMALL, **parameters}
     return [
         small_teacher(**parameters),
+        small_teacher(sde="vp", **parameters),
+        small_teacher(architecture="gpt", **parameters),
         GaussianMoEPolicy(2, **settings),
         VDDDistiller(small_teacher(**parameters), n_experts=2, init_iter=10, **settings),
     ]
@@ -24,3 +26,10 @@ def make_estimators(**parameters):
 
 def type_name(estimator):
     return type(estimator).__name__
+
+
+def label(estimator):
+    """Name an estimator in the list of tests: its class, and what is not the default."""
+    parameters = estimator.get_params(deep=False)
+    kinds = [parameters.get("sde"), parameters.get("architecture")]
+    return "-".join([type_name(estimator), *(kind for kind in kinds if kind in {"vp", "gpt"})])

@@ -11,10 +11,10 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tests.estimators import make_estimators, type_name
+from tests.estimators import label, make_estimators, type_name
 
-every_estimator = pytest.mark.parametrize("estimator", make_estimators(), ids=type_name)
-every_windowed = pytest.mark.parametrize("estimator", make_estimators(window_size=2), ids=type_name)
+every_estimator = pytest.mark.parametrize("estimator", make_estimators(), ids=label)
+every_windowed = pytest.mark.parametrize("estimator", make_estimators(window_size=2), ids=label)
 METHODS = ("sample", "predict", "act", "log_prob")
 
 

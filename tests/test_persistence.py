@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from sklearn.exceptions import NotFittedError
 
 import skvdd
-from tests.estimators import make_estimators, small_teacher, type_name
+from tests.estimators import label, make_estimators, small_teacher, type_name
 
-IDS = [type_name(estimator) for estimator in make_estimators()]
+IDS = [label(estimator) for estimator in make_estimators()]
 
 
 def refused(message, error=ValueError):
@@ -191,7 +191,7 @@ def test_paths_may_be_strings(mixture, tmp_path):
 # -- what is refused ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", make_estimators(), ids=type_name)
+@pytest.mark.parametrize("estimator", make_estimators(), ids=label)
 def test_an_unfitted_policy_is_not_saved(estimator, tmp_path):
     with refused(
         f"This {type_name(estimator)} instance is not fitted yet. Call 'fit' with appropriate "

@@ -1,5 +1,10 @@
 """Demonstrations: the container, and the sets that come with the library."""
 
-from skvdd.datasets.demonstrations import Demonstrations, Episode, load_demonstrations
+from skvdd.datasets.demonstrations import (
+    Demonstrations,
+    Episode,
+    append_goals,
+    load_demonstrations,
+)
 
-__all__ = ["Demonstrations", "Episode", "load_demonstrations"]
+__all__ = ["Demonstrations", "Episode", "append_goals", "load_demonstrations"]

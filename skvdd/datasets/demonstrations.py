@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
 
 FORMAT = "skvdd-demonstrations"
 VERSION = 1
@@ -202,11 +203,79 @@ class Demonstrations:
             raise ValueError(f"window_size must be an integer of at least 1, got {window_size!r}.")
         states = np.concatenate([episode.states for episode in self.episodes])
         actions = np.concatenate([episode.actions for episode in self.episodes])
-        lengths = np.array([len(episode) for episode in self.episodes])
-        groups = np.repeat(np.arange(len(self)), lengths)
-        first_row = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        first_row, _, groups = self._extents()
         rows = np.arange(len(states))[:, None] + np.arange(1 - window_size, 1)
         return states[np.maximum(rows, first_row[:, None])], actions, groups
+
+    def goal_windows(
+        self,
+        window_size: int = 1,
+        *,
+        goal_columns: Sequence[int] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.intp]]:
+        """Cut the episodes into one row per decision, each with a goal that was reached later.
+
+        What an episode did after a decision, the decision did for: a goal is a state drawn
+        uniformly from those that follow in the same episode, as BESO [1]_ trains its policies.
+        The last decision, which nothing follows, has its own state for a goal.
+
+        Parameters
+        ----------
+        window_size : int, default=1
+            Number of states a decision looks at, as in `windows`.
+        goal_columns : sequence of int or None, default=None
+            Which columns of a state make a goal, in the order given; negative ones count from
+            the end. None is the whole state.
+        random_state : int, RandomState or None, default=None
+            Source of the draws. To give every decision more than one goal, draw again with
+            another and concatenate.
+
+        Returns
+        -------
+        rows : ndarray of shape (n, window_size * d + g)
+            What a policy with ``goal_dim=g`` is fitted on: the window, oldest state first, then
+            the goal (`append_goals`).
+        actions : ndarray of shape (n, d_a)
+            The action taken.
+        groups : ndarray of shape (n,)
+            Index of the episode, for cross-validation that keeps episodes whole.
+
+        Raises
+        ------
+        ValueError
+            If ``window_size`` is no positive integer, or ``goal_columns`` are no columns.
+
+        References
+        ----------
+        .. [1] Reuss, Li, Jia, Lioutikov (2023), "Goal conditioned imitation learning using
+           score-based diffusion policies".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skvdd.datasets import Demonstrations, Episode
+        >>> states = np.array([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+        >>> demos = Demonstrations([Episode(states, np.ones((3, 1)))])
+        >>> rows, actions, groups = demos.goal_windows(goal_columns=[0], random_state=0)
+        >>> rows
+        array([[0., 5., 1.],
+               [1., 5., 2.],
+               [2., 5., 2.]])
+        """
+        windows, actions, groups = self.windows(window_size)
+        columns = _checked_columns(goal_columns, windows.shape[2])
+        _, end_row, _ = self._extents()
+        following = np.minimum(np.arange(len(windows)) + 1, end_row - 1)
+        reached = check_random_state(random_state).randint(following, end_row)
+        return append_goals(windows, windows[reached, -1][:, columns]), actions, groups
+
+    def _extents(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+        """Return for each decision its episode's first row, end (exclusive) and index."""
+        lengths = np.array([len(episode) for episode in self.episodes])
+        ends = np.cumsum(lengths)
+        groups = np.repeat(np.arange(len(self)), lengths)
+        return (ends - lengths)[groups], ends[groups], groups
 
     def subset(self, indices: Iterable[int]) -> Demonstrations:
         """Return some of the episodes, in the order given.
@@ -299,6 +368,75 @@ class Demonstrations:
                     f"{os.fspath(path)} is damaged, or not a demonstrations file of version "
                     f"{VERSION} as Demonstrations.save writes it ({error})"
                 ) from error
+
+
+def append_goals(windows: ArrayLike, goals: ArrayLike) -> NDArray[np.floating]:
+    """Return the flat rows that a goal-conditioned policy takes: each window, then its goal.
+
+    Parameters
+    ----------
+    windows : array-like of shape (n, T, d) or (n, T * d)
+        State windows, oldest state first; flat ones are taken as they are.
+    goals : array-like of shape (n, g) or (g,)
+        The goal of each window, or one for all of them. A vector is always one goal: n goals of
+        one number each are (n, 1).
+
+    Returns
+    -------
+    ndarray of shape (n, T * d + g)
+        Rows for a policy with ``goal_dim=g``.
+
+    Raises
+    ------
+    ValueError
+        If windows or goals have another shape.
+
+    Examples
+    --------
+    >>> from skvdd.datasets import append_goals
+    >>> append_goals([[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [6.0, 7.0]]], [9.0])
+    array([[0., 1., 2., 3., 9.],
+           [4., 5., 6., 7., 9.]])
+    """
+    windows, goals = _as_floats(windows), _as_floats(goals)
+    if windows.ndim not in (2, 3) or 0 in windows.shape:
+        raise ValueError(
+            "windows must have shape (n, T, d) or (n, T * d), with at least one row and column, "
+            f"got {windows.shape}."
+        )
+    n = len(windows)
+    if goals.ndim not in (1, 2) or 0 in goals.shape or (goals.ndim == 2 and len(goals) != n):
+        raise ValueError(
+            f"goals must have shape ({n}, g), one for each of the {n} windows, or (g,), one for "
+            f"all, with at least one column, got {goals.shape}."
+        )
+    goals = np.broadcast_to(goals, (n, goals.shape[-1]))
+    return np.concatenate([windows.reshape(n, -1), goals], axis=1)
+
+
+def _as_floats(values: ArrayLike) -> NDArray[np.floating]:
+    """Return an array that keeps its precision if it is one of floats."""
+    array = np.asarray(values)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def _checked_columns(columns: Sequence[int] | None, n_columns: int) -> NDArray[np.intp]:
+    """Return the indices of a goal's columns among those of a state."""
+    if columns is None:
+        return np.arange(n_columns)
+    indices = np.asarray(columns)
+    if indices.ndim != 1 or len(indices) == 0 or not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(
+            "goal_columns must be a sequence of at least one column number, or None for all; got "
+            f"{columns!r}."
+        )
+    outside = indices[(indices < -n_columns) | (indices >= n_columns)]
+    if len(outside):
+        raise ValueError(
+            f"goal_columns must lie within the {_count(n_columns, 'column')} of a state, got "
+            f"{outside[0]}."
+        )
+    return indices
 
 
 def _is_count(value: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from skvdd.nn.encoder import build_encoder
 
 
 class ContextDenoiser(nn.Module):
-    r"""A denoiser in Karras' preconditioning, conditioned on an encoded state window.
+    r"""A preconditioned denoiser, conditioned on an encoded state window.
 
     .. math:: D(a; s, \sigma) = c_{skip}\, a + c_{out}\, F(c_{in}\, a, \mathrm{enc}(s), \sigma)
 
@@ -29,6 +30,8 @@ class ContextDenoiser(nn.Module):
         Width and number of modulated layers of the head ``F``.
     sigma_data : float
         Standard deviation of the data in the preconditioning.
+    preconditioning : {"edm", "noise"}, default="edm"
+        What ``F`` predicts, as `precondition` has it.
     """
 
     def __init__(
@@ -38,16 +41,19 @@ class ContextDenoiser(nn.Module):
         hidden_size: int,
         n_layers: int,
         sigma_data: float,
+        preconditioning: str = "edm",
     ) -> None:
         super().__init__()
-        self.config = {
+        self.config: dict[str, Any] = {
             "encoder": encoder,
             "n_actions": n_actions,
             "hidden_size": hidden_size,
             "n_layers": n_layers,
             "sigma_data": sigma_data,
+            "preconditioning": preconditioning,
         }
         self.sigma_data = sigma_data
+        self.preconditioning = preconditioning
         self.encoder = build_encoder(**encoder)
         self.noise_embedding = NoiseEmbedding(hidden_size)
         self.condition = nn.Linear(encoder["hidden_size"], hidden_size)
@@ -55,6 +61,13 @@ class ContextDenoiser(nn.Module):
         self.blocks = nn.ModuleList(ModulatedBlock(hidden_size) for _ in range(n_layers))
         self.norm = nn.LayerNorm(hidden_size)
         self.output = zero_(nn.Linear(hidden_size, n_actions))
+        self.action_range: Tensor  # lowest and highest action of the training data
+        self.register_buffer("action_range", unbounded(n_actions))
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of what a sampler draws for a state."""
+        return (self.config["n_actions"],)
 
     def context(self, states: Tensor) -> Tensor:
         """Encode state windows (n, T, d) as contexts (n, h)."""
@@ -86,7 +99,8 @@ class ContextDenoiser(nn.Module):
     def residual(self, context: Tensor, actions: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Return ``F - (a - c_skip a_sigma) / c_out``, whose mean square is the training loss.
 
-        The target has unit variance at every noise level (Karras et al. 2022, sec. 5).
+        The target has unit variance at every noise level (Karras et al. 2022, sec. 5); where the
+        noise is predicted, it is the noise.
 
         Parameters
         ----------
@@ -117,8 +131,36 @@ class ContextDenoiser(nn.Module):
         return self.output(silu(self.norm(hidden)))
 
     def _preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``c_skip, c_out, c_in`` (table 1 of Karras et al.), shaped to scale actions."""
-        sigma = sigma[..., None]
-        variance = sigma.square() + self.sigma_data**2
-        scale = variance.rsqrt()
-        return self.sigma_data**2 / variance, sigma * self.sigma_data * scale, scale
+        return precondition(self.preconditioning, sigma[..., None], self.sigma_data)
+
+
+def unbounded(n_actions: int) -> Tensor:
+    """Return bounds (2, d_a) that bind no action, to be replaced by those of the data."""
+    return torch.tensor([[-math.inf], [math.inf]]).repeat(1, n_actions)
+
+
+def precondition(kind: str, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``c_skip, c_out, c_in`` of a denoiser ``D = c_skip x + c_out F(c_in x)``.
+
+    Parameters
+    ----------
+    kind : {"edm", "noise"}
+        ``"edm"``: table 1 of Karras et al. (2022); the target of ``F`` has unit variance.
+        ``"noise"``: ``F`` predicts the noise from the scaled action ``alpha x``, as DDPM does.
+    sigma : Tensor
+        Noise levels.
+    sigma_data : float
+        Standard deviation of the data, for ``"edm"``.
+
+    Returns
+    -------
+    tuple of three Tensor
+        Of the shape of ``sigma``.
+    """
+    if kind == "noise":
+        return torch.ones_like(sigma), -sigma, (1.0 + sigma.square()).rsqrt()
+    if kind != "edm":
+        raise ValueError(f"preconditioning must be 'edm' or 'noise', got {kind!r}.")
+    variance = sigma.square() + sigma_data**2
+    scale = variance.rsqrt()
+    return sigma_data**2 / variance, sigma * sigma_data * scale, scale

@@ -1,9 +1,17 @@
-"""Noise levels: densities to train on and schedules to sample along (Karras et al., 2022)."""
+r"""Noise levels: densities to train on and schedules to sample along.
+
+Both families of teachers speak one language. A variance-preserving process
+:math:`a_t = \alpha_t a + \sqrt{1 - \alpha_t^2}\, \epsilon` is the variance-exploding one,
+:math:`x = a + \sigma \epsilon`, seen through the scaling :math:`a_t = \alpha_t x`, with
+:math:`\sigma = \sqrt{1 - \alpha_t^2} / \alpha_t` and hence
+:math:`\alpha_t = 1 / \sqrt{1 + \sigma^2}`. A noise level is this :math:`\sigma`, everywhere.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -105,6 +113,125 @@ def exponential(n_steps: int, noise_min: float, noise_max: float) -> Tensor:
 def linear(n_steps: int, noise_min: float, noise_max: float) -> Tensor:
     """Return noise levels equally spaced in ``sigma``; shapes as for `karras`."""
     return _append_zero(torch.linspace(noise_max, noise_min, n_steps, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class CosineProcess:
+    r"""The variance-preserving process of Nichol and Dhariwal (2021).
+
+    .. math:: \bar\alpha(t) = f(t) / f(0), \quad
+              f(t) = \cos^2 \Big( \frac{t + s}{1 + s} \frac{\pi}{2} \Big)
+
+    Its noise grows without bound, which they stop by clipping the last step; here the time at
+    which the highest level is reached is the last one.
+
+    Parameters
+    ----------
+    offset : float, default=0.008
+        The ``s`` that keeps the first steps from being too small.
+    """
+
+    offset: float = 0.008
+
+    def sigma(self, time: Tensor) -> Tensor:
+        """Return the noise level at times in [0, 1)."""
+        start, now = self._cosine(torch.zeros_like(time)), self._cosine(time)
+        return ((start / now) ** 2 - 1.0).clamp(min=0.0).sqrt()
+
+    def time(self, sigma: float) -> float:
+        """Return the time at which a noise level is reached."""
+        start = math.cos(self.offset / (1 + self.offset) * math.pi / 2)
+        angle = math.acos(start / math.sqrt(1 + sigma**2))
+        return angle * 2 / math.pi * (1 + self.offset) - self.offset
+
+    def _cosine(self, time: Tensor) -> Tensor:
+        return torch.cos((time + self.offset) / (1 + self.offset) * math.pi / 2)
+
+
+@dataclass(frozen=True)
+class BetaProcess:
+    r"""A variance-preserving process whose rate of noise grows linearly (Song et al., 2021).
+
+    .. math:: -\ln \bar\alpha(t) = \beta_{min} t + (\beta_{max} - \beta_{min})\, t^2 / 2
+
+    At times :math:`k/n` this is what the discrete "vp" schedule of ``n`` steps multiplies to.
+
+    Parameters
+    ----------
+    beta_min, beta_max : float
+        Rates of noise at times 0 and 1.
+    """
+
+    beta_min: float
+    beta_max: float
+
+    def sigma(self, time: Tensor) -> Tensor:
+        """Return the noise level at times in [0, 1]."""
+        exponent = self.beta_min * time + 0.5 * (self.beta_max - self.beta_min) * time.square()
+        return torch.expm1(exponent).sqrt()
+
+    def time(self, sigma: float) -> float:
+        """Return the time at which a noise level is reached."""
+        slope = self.beta_max - self.beta_min
+        exponent = math.log1p(sigma**2)
+        return (math.sqrt(self.beta_min**2 + 2 * slope * exponent) - self.beta_min) / slope
+
+
+# "vp" is that of the diffusion policies of the paper; "linear" is the schedule of DDPM, 1e-4 to
+# 2e-2 in 1000 steps, in the limit of many steps (Song et al., 2021, appendix C).
+PROCESSES: dict[str, CosineProcess | BetaProcess] = {
+    "cosine": CosineProcess(),
+    "linear": BetaProcess(0.1, 20.0),
+    "vp": BetaProcess(0.1, 10.0),
+}
+
+
+def process_density(
+    process: CosineProcess | BetaProcess, uniform: Tensor, noise_min: float, noise_max: float
+) -> Tensor:
+    """Turn uniform numbers into noise levels at times uniform in a variance-preserving process.
+
+    Parameters
+    ----------
+    process : CosineProcess or BetaProcess
+        One of `PROCESSES`.
+    uniform : Tensor
+        Numbers in (0, 1), any shape.
+    noise_min, noise_max : float
+        Where the times begin and end.
+
+    Returns
+    -------
+    Tensor
+        Noise levels, of the shape of ``uniform``.
+    """
+    first, last = process.time(noise_min), process.time(noise_max)
+    # Rounding may step over the bounds by a hair, which the clamp takes back.
+    return process.sigma(first + (last - first) * uniform).clamp(noise_min, noise_max)
+
+
+def process_schedule(
+    process: CosineProcess | BetaProcess, n_steps: int, noise_min: float, noise_max: float
+) -> Tensor:
+    """Return the noise levels of a discrete variance-preserving process, equally spaced in time.
+
+    Parameters
+    ----------
+    process : CosineProcess or BetaProcess
+        One of `PROCESSES`.
+    n_steps : int
+        Number of steps; the last ends at ``noise_max``.
+    noise_min, noise_max : float
+        Lowest and highest level.
+
+    Returns
+    -------
+    Tensor of shape (n_steps + 1,), float64
+        Decreasing from ``noise_max``; the last level is zero.
+    """
+    last = process.time(noise_max)
+    times = last * torch.arange(n_steps, 0, -1, dtype=torch.float64) / n_steps
+    return _append_zero(process.sigma(times).clamp(noise_min, noise_max))
 
 
 def _append_zero(sigmas: Tensor) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
+from skvdd._sklearn import Interval, StrOptions, fit_context, fixed_scaler, with_callbacks
 from skvdd.base import (
     BasePolicy,
     RandomStates,
@@ -22,14 +25,26 @@ from skvdd.base import (
     row_noise,
     seeded_network,
 )
+from skvdd.diffusion.checkpoint import gpt_from_state_dict, read_state_dict
 from skvdd.diffusion.denoiser import ContextDenoiser
-from skvdd.diffusion.likelihood import flow_log_prob
-from skvdd.diffusion.noise import NOISE_DENSITIES, SCHEDULES
+from skvdd.diffusion.gpt import GPTDenoiser
+from skvdd.diffusion.likelihood import flow_log_prob, likelihood_steps
+from skvdd.diffusion.noise import (
+    NOISE_DENSITIES,
+    PROCESSES,
+    SCHEDULES,
+    BetaProcess,
+    CosineProcess,
+    process_density,
+    process_schedule,
+)
 from skvdd.diffusion.samplers import SAMPLERS, STOCHASTIC, draw_actions
 from skvdd.training import Loss, Update, add_noise
 
 NOISE_DRAWS = 4  # noise levels for each row of a minibatch: the state is encoded once for all
-LIKELIHOOD_STEPS = 48  # Runge-Kutta steps of `log_prob`
+EXACT_DIMENSIONS = 32  # up to which `log_prob` takes the divergence exactly
+GRADIENT_WIDTH = 16  # queries that one of the transformer counts for, where its graph is kept
+PROBES = 32  # random directions of its estimate above
 
 
 class DiffusionPolicy(BasePolicy):
@@ -47,30 +62,49 @@ class DiffusionPolicy(BasePolicy):
     choices it is the variance-exploding teacher ("BESO" [1]_) of Variational Diffusion
     Distillation.
 
+    With ``sde="vp"`` it is the variance-preserving one ("DDPM" [3]_): the network predicts the
+    noise in :math:`a_t = \alpha_t a + \sqrt{1 - \alpha_t^2}\, \epsilon` and minimises
+    :math:`\| \hat\epsilon - \epsilon \|^2` at times uniform in the process, and actions are drawn
+    by the discrete process of ``n_steps``, with every estimate of the clean action clipped to the
+    range of the data. Divided by :math:`\alpha_t`, the noised action is
+    :math:`a + \sigma \epsilon` with :math:`\sigma = \sqrt{1 - \alpha_t^2} / \alpha_t`: every noise
+    level, score and likelihood here speaks of that variable, so that both families are asked and
+    distilled alike. Times are drawn from the whole interval, not from the steps alone; the levels
+    between them are then learnt too, and the number of steps can be chosen anew in `sample`.
+
     Parameters
     ----------
-    sde : {"ve"}, default="ve"
-        Noise process: variance exploding, ``a_sigma = a + sigma * eps``.
-    architecture : {"context"}, default="context"
-        The state window is encoded once; a small head, conditioned on that context and the noise
-        level, is all that runs for each action.
+    sde : {"ve", "vp"}, default="ve"
+        Noise process: variance exploding, ``a_sigma = a + sigma * eps``, or variance preserving.
+    architecture : {"context", "gpt"}, default="context"
+        ``"context"``: the state window is encoded once; a small head, conditioned on that context
+        and the noise level, is all that runs for each action. ``"gpt"``: the published
+        transformer over interleaved states and noisy actions, all of which runs for each action
+        (`skvdd.diffusion.gpt.GPTDenoiser`); ``n_layers`` of width ``hidden_size``, and no encoder.
     window_size : int, default=1
         States in a row, ``T``.
+    goal_dim : int, default=0
+        Columns ``g`` of the goal at the end of a row; 0 for none.
     encoder : {"mlp", "transformer"}, default="mlp"
-        Network over the state window.
+        Network over the state window of ``"context"``.
     hidden_size, n_layers, n_heads : int, default=128, 2, 4
-        Width, layers of encoder and head, attention heads (transformer only).
+        Width, layers of encoder and head, attention heads (transformers only).
     sigma_data : float, default=1.0
-        Standard deviation of the standardised actions in the preconditioning.
+        Standard deviation of the standardised actions in the preconditioning of ``"ve"``.
     noise_min, noise_max : float, default=0.03, 5.0
-        Range of noise levels, in standardised actions.
-    noise_density : {"lognormal", "loglogistic"}, default="lognormal"
-        Density of the noise levels in training: EDM's or BESO's.
-    schedule : {"karras", "exponential", "linear"}, default="karras"
-        Noise levels along which actions are drawn.
-    sampler : {"euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m"}, \
-            default="euler_ancestral"
-        How actions are drawn. Only ``"euler_ancestral"`` adds noise on the way.
+        Range of noise levels, in standardised actions; a variance-preserving process ends where
+        it reaches ``noise_max``.
+    noise_density : {"auto", "lognormal", "loglogistic"}, default="auto"
+        Density of the noise levels in training: EDM's or BESO's. ``"auto"`` is EDM's for
+        ``sde="ve"`` and times uniform in the process for ``sde="vp"``.
+    schedule : {"auto", "karras", "exponential", "linear", "cosine", "vp"}, default="auto"
+        Noise levels along which actions are drawn. For ``"ve"``: ``"karras"`` (``"auto"``),
+        ``"exponential"`` or ``"linear"``. For ``"vp"`` the noise process itself: ``"cosine"``
+        (``"auto"``), ``"linear"`` or ``"vp"``, the last two with linearly growing rates.
+    sampler : {"auto", "euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m", "ddpm"}, \
+            default="auto"
+        How actions are drawn. Only ``"euler_ancestral"`` and ``"ddpm"``, two names of one
+        sampler, add noise on the way; ``"auto"`` is that one. ``"ddim"`` is ``"euler"``.
     n_steps : int, default=16
         Steps of the sampler; one step gives ``D(noise_max * eps; s, noise_max)``.
     max_iter, batch_size : int, default=6000, 256
@@ -91,8 +125,8 @@ class DiffusionPolicy(BasePolicy):
 
     Attributes
     ----------
-    network_ : ContextDenoiser
-        The trained denoiser, in standardised units.
+    network_ : ContextDenoiser or GPTDenoiser
+        The trained denoiser, in standardised units; also as ``denoiser_``.
     state_scaler_, action_scaler_ : StandardScaler
         Units of states and actions.
     n_actions_ : int
@@ -114,6 +148,8 @@ class DiffusionPolicy(BasePolicy):
        score-based diffusion policies".
     .. [2] Karras, Aittala, Aila, Laine (2022), "Elucidating the design space of diffusion-based
        generative models".
+    .. [3] Ho, Jain, Abbeel (2020), "Denoising diffusion probabilistic models"; Nichol, Dhariwal
+       (2021), "Improved denoising diffusion probabilistic models".
 
     Examples
     --------
@@ -129,17 +165,16 @@ class DiffusionPolicy(BasePolicy):
     (3,)
     """
 
-    _network_class = ContextDenoiser
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BasePolicy._parameter_constraints,
-        "sde": [StrOptions({"ve"})],
-        "architecture": [StrOptions({"context"})],
+        "sde": [StrOptions({"ve", "vp"})],
+        "architecture": [StrOptions({"context", "gpt"})],
         "sigma_data": [Interval(Real, 0, None, closed="neither")],
         "noise_min": [Interval(Real, 0, None, closed="neither")],
         "noise_max": [Interval(Real, 0, None, closed="neither")],
-        "noise_density": [StrOptions(set(NOISE_DENSITIES))],
-        "schedule": [StrOptions(set(SCHEDULES))],
-        "sampler": [StrOptions(set(SAMPLERS))],
+        "noise_density": [StrOptions({"auto", *NOISE_DENSITIES})],
+        "schedule": [StrOptions({"auto", *SCHEDULES, *PROCESSES})],
+        "sampler": [StrOptions({"auto", *SAMPLERS})],
         "n_steps": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -149,6 +184,7 @@ class DiffusionPolicy(BasePolicy):
         architecture: str = "context",
         *,
         window_size: int = 1,
+        goal_dim: int = 0,
         encoder: str = "mlp",
         hidden_size: int = 128,
         n_layers: int = 2,
@@ -156,9 +192,9 @@ class DiffusionPolicy(BasePolicy):
         sigma_data: float = 1.0,
         noise_min: float = 0.03,
         noise_max: float = 5.0,
-        noise_density: str = "lognormal",
-        schedule: str = "karras",
-        sampler: str = "euler_ancestral",
+        noise_density: str = "auto",
+        schedule: str = "auto",
+        sampler: str = "auto",
         n_steps: int = 16,
         max_iter: int = 6000,
         batch_size: int = 256,
@@ -173,6 +209,7 @@ class DiffusionPolicy(BasePolicy):
         self.sde = sde
         self.architecture = architecture
         self.window_size = window_size
+        self.goal_dim = goal_dim
         self.encoder = encoder
         self.hidden_size = hidden_size
         self.n_layers = n_layers
@@ -193,6 +230,107 @@ class DiffusionPolicy(BasePolicy):
         self.device = device
         self.random_state = random_state
         self.warm_start = warm_start
+
+    @classmethod
+    def from_beso_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        n_heads: int,
+        sigma_data: float = 0.5,
+        noise_min: float = 0.1,
+        noise_max: float = 1.0,
+        window_size: int | None = None,
+        state_mean: ArrayLike = 0.0,
+        state_scale: ArrayLike = 1.0,
+        action_mean: ArrayLike = 0.0,
+        action_scale: ArrayLike = 1.0,
+        goal_mean: ArrayLike | None = None,
+        goal_scale: ArrayLike | None = None,
+        schedule: str = "exponential",
+        sampler: str = "euler_ancestral",
+        n_steps: int = 16,
+        device: str | torch.device = "auto",
+    ) -> Self:
+        """Read a published BESO or D3IL checkpoint as a fitted policy, ready to be distilled.
+
+        Layers, widths, window, goals and output head are read off the tensors; what no tensor
+        tells, and the statistics of the scaler, are given here, with BESO's defaults. Nothing in
+        the file is executed.
+
+        Parameters
+        ----------
+        path : str or Path
+            State dict of the preconditioned denoiser: ``.pth``, ``.pt``, ``.npz`` or
+            ``.safetensors``.
+        n_heads : int
+            Attention heads.
+        sigma_data, noise_min, noise_max : float, default=0.5, 0.1, 1.0
+            Preconditioning and range of noise levels that the policy was trained with.
+        window_size : int or None, default=None
+            States in a row, needed only where the file has no attention masks.
+        state_mean, state_scale : float or array-like of shape (d,), default=0.0, 1.0
+            Units of the states.
+        action_mean, action_scale : float or array-like of shape (d_a,), default=0.0, 1.0
+            Units of the actions.
+        goal_mean, goal_scale : float or array-like of shape (g,) or None, default=None
+            Units of the goal, ``g`` numbers of all its frames; ``None`` is those of the states.
+        schedule, sampler, n_steps, device
+            Parameters of the policy.
+
+        Returns
+        -------
+        DiffusionPolicy
+            Fitted, with ``architecture="gpt"``. A goal is the last ``goal_dim`` columns of a row.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is not such a state dict; the message has the missing
+            and the unexpected names.
+        """
+        network = gpt_from_state_dict(
+            read_state_dict(path), n_heads=n_heads, sigma_data=sigma_data, window_size=window_size
+        )
+        config = network.config
+        policy = cls(
+            architecture="gpt",
+            window_size=config["window_size"],
+            goal_dim=config["n_goals"],
+            hidden_size=config["hidden_size"],
+            n_layers=config["n_layers"],
+            n_heads=n_heads,
+            sigma_data=sigma_data,
+            noise_min=noise_min,
+            noise_max=noise_max,
+            schedule=schedule,
+            sampler=sampler,
+            n_steps=n_steps,
+            device=device,
+        )
+        policy._validate_params()
+        policy._check_noise()
+        policy._check_machine()
+        n_states, n_goals = config["n_states"], config["n_goals"]
+        state_units = _units(n_states, state_mean, state_scale, "state")
+        as_states = [np.tile(unit, n_goals // n_states) for unit in state_units]
+        goal_units = _units(
+            n_goals,
+            as_states[0] if goal_mean is None else goal_mean,
+            as_states[1] if goal_scale is None else goal_scale,
+            "goal",
+        )
+        policy.state_scaler_ = fixed_scaler(
+            *(np.concatenate(pair) for pair in zip(state_units, goal_units, strict=True))
+        )
+        policy.action_scaler_ = fixed_scaler(
+            *_units(config["n_actions"], action_mean, action_scale, "action")
+        )
+        policy.n_features_in_ = config["window_size"] * n_states + n_goals
+        policy.n_actions_, policy._single_output = config["n_actions"], False
+        policy.n_iter_, policy.history_, policy.interrupted_ = 0, [], False
+        policy.network_ = network.eval()
+        return policy
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
@@ -217,14 +355,15 @@ class DiffusionPolicy(BasePolicy):
         FloatingPointError
             If the loss ceases to be finite.
         """
-        check_noise_range(self.noise_min, self.noise_max)
+        self._check_noise()
         states, actions = self._check_training_data(X, y)
-        goes_on = self._goes_on(states)
+        goes_on = self._goes_on()
         self._begin_fit(n_stages=1)
         rng = check_random_state(self.random_state)
         if not goes_on:
             self._fit_scalers(states, actions)
-            self.network_ = self._build(states.shape[-1], draw_seed(rng))
+            self.network_ = self._build(draw_seed(rng))
+            self._keep_action_range(actions)
         self._learn(states, actions, draw_seed(rng))
         return self._end_fit()
 
@@ -259,7 +398,7 @@ class DiffusionPolicy(BasePolicy):
         states = self._check_states(X)
         n_steps, sampler = self._check_sampling(n_samples, n_steps, sampler)
         noises = 1 + (n_steps - 1 if sampler in STOCHASTIC else 0)
-        shape = (n_samples or 1, noises, self.n_actions_)
+        shape = (n_samples or 1, noises, *self.network_.action_shape)
         noise = torch.from_numpy(row_noise(random_state, len(states), shape)).float()
         actions = self._sample(states, noise, n_steps, sampler)
         return self._raw_actions(actions[:, 0] if n_samples is None else actions)
@@ -268,7 +407,7 @@ class DiffusionPolicy(BasePolicy):
         """Return one action for each window, without randomness.
 
         The probability-flow ODE is followed from the centre of the noise, with the deterministic
-        sampler (``"euler"`` in place of ``"euler_ancestral"``).
+        sampler (``"euler"`` in place of ``"euler_ancestral"`` or ``"ddpm"``).
 
         Parameters
         ----------
@@ -281,30 +420,50 @@ class DiffusionPolicy(BasePolicy):
             Actions in raw units.
         """
         states = self._check_states(X)
-        sampler = "euler" if self.sampler in STOCHASTIC else self.sampler
-        centre = torch.zeros(len(states), 1, 1, self.n_actions_)
+        sampler = "euler" if self.sampler in {"auto", *STOCHASTIC} else self.sampler
+        centre = torch.zeros(len(states), 1, 1, *self.network_.action_shape)
         return self._raw_actions(self._sample(states, centre, self.n_steps, sampler)[:, 0])
 
-    def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray:
+    def log_prob(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        tolerance: float = 1e-3,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> NDArray:
         r"""Return the exact log-density of actions, by the probability-flow ODE.
 
-        It is the density of the policy at ``noise_min``. 48 Runge-Kutta steps of fourth order,
-        equal in :math:`\ln \sigma`, with the exact divergence: 192 evaluations of the network and
-        ``d_a`` derivatives of each. The distribution at ``noise_max`` is taken as
-        :math:`N(D(0; s, \sigma_{max}), (1 + \sigma_{max}^2) I)`.
+        It is the density of the policy at ``noise_min``. Runge-Kutta steps of fourth order, equal
+        in :math:`\ln \sigma`: 12 for each nat of the noise range at a tolerance of 1e-3 (62 steps,
+        248 evaluations of the network, at the default range), and more as the inverse fourth root
+        of the tolerance. The divergence is exact up to 32 action dimensions, at the price of
+        ``d_a`` derivatives for each evaluation; above, it is Hutchinson's estimate along 32 random
+        directions. The density at ``noise_max`` is read off the denoiser, by Laplace's
+        approximation with its first correction and a line integral of the score (another
+        ``2 d_a + 9`` evaluations). Below ``noise_max=3`` that density is far from Gaussian, a
+        Gaussian of unit variance stands in, and the tolerance is not met.
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         y : array-like of shape (n, d_a) or (n,)
             Actions, raw units.
+        tolerance : float, default=1e-3
+            Error in nats of the integral; float32 arithmetic ends at about 1e-4.
+        random_state : int, RandomState or None, default=0
+            Source of the directions, above 32 dimensions.
 
         Returns
         -------
         ndarray of shape (n,)
             Log-densities in nats, in raw action units.
         """
+        if not tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {tolerance!r}.")
+        n_steps = likelihood_steps(self.noise_min, self.noise_max, tolerance)
+        probes = self._probes(random_state)
         states, actions = self._check_query(X, y)
         network = self._network()
 
@@ -315,11 +474,12 @@ class DiffusionPolicy(BasePolicy):
                 level = sigma.expand(len(actions), 1)
                 return network.denoise(context, actions[:, None], level)[:, 0]
 
-            return flow_log_prob(denoise, actions, self.noise_min, self.noise_max, LIKELIHOOD_STEPS)
+            return flow_log_prob(denoise, actions, self.noise_min, self.noise_max, n_steps, probes)
 
         standard = (self._standardise_states(states), self._standardise_actions(actions))
         log_scale = np.log(self.action_scaler_.scale_).sum()
-        return self._evaluate(rows, *standard).double().numpy() - log_scale
+        width = GRADIENT_WIDTH if self.architecture == "gpt" else 1
+        return self._evaluate(rows, *standard, width=width).double().numpy() - log_scale
 
     def score_function(self, X: ArrayLike, y: ArrayLike, noise_level: ArrayLike) -> NDArray:
         r"""Return the score :math:`\nabla_a \log \pi_\sigma(a|s)` of the noised policy.
@@ -364,17 +524,86 @@ class DiffusionPolicy(BasePolicy):
 
     # -- private steps ---------------------------------------------------------------------------
 
-    def _build(self, n_states: int, seed: int) -> ContextDenoiser:
-        return seeded_network(
-            lambda: ContextDenoiser(
-                self._encoder_config(n_states),
-                self.n_actions_,
-                self.hidden_size,
-                self.n_layers,
-                self.sigma_data,
-            ),
-            seed,
-        )
+    def _check_noise(self) -> None:
+        """Raise a ValueError unless noise levels and schedule fit each other and the process."""
+        check_noise_range(self.noise_min, self.noise_max)
+        schedules = SCHEDULES if self.sde == "ve" else PROCESSES
+        if self.schedule not in {"auto", *schedules}:
+            raise ValueError(
+                f"schedule must be one of {['auto', *schedules]} for sde={self.sde!r}, got "
+                f"{self.schedule!r}."
+            )
+        if self.sde == "vp" and self._process().time(self.noise_max) > 1.0:
+            highest = float(self._process().sigma(torch.ones(())))
+            raise ValueError(
+                f"noise_max must be at most {highest:.4g}, where schedule={self.schedule!r} ends, "
+                f"got {self.noise_max}."
+            )
+
+    def _make_network(self, config: dict[str, Any]) -> ContextDenoiser | GPTDenoiser:
+        return (GPTDenoiser if self.architecture == "gpt" else ContextDenoiser)(**config)
+
+    @property
+    def denoiser_(self) -> ContextDenoiser | GPTDenoiser:
+        """The trained denoiser."""
+        return self.network_
+
+    def _check_heads(self) -> None:
+        if self.architecture == "context":
+            return super()._check_heads()
+        if self.n_layers < 1:
+            raise ValueError(
+                f"n_layers must be at least 1 for architecture='gpt', got {self.n_layers}."
+            )
+        if self.hidden_size % self.n_heads:
+            raise ValueError(
+                "hidden_size must be a multiple of n_heads for architecture='gpt', got "
+                f"hidden_size={self.hidden_size} and n_heads={self.n_heads}."
+            )
+
+    def _build(self, seed: int) -> ContextDenoiser | GPTDenoiser:
+        preconditioning = "edm" if self.sde == "ve" else "noise"
+        sizes: dict[str, Any] = {
+            "n_actions": self.n_actions_,
+            "hidden_size": self.hidden_size,
+            "n_layers": self.n_layers,
+            "sigma_data": self.sigma_data,
+            "preconditioning": preconditioning,
+        }
+        if self.architecture == "gpt":
+            sizes |= {
+                "n_states": self._n_states,
+                "n_goals": self.goal_dim,
+                "window_size": self.window_size,
+                "n_heads": self.n_heads,
+            }
+        else:
+            sizes["encoder"] = self._encoder_config()
+        return seeded_network(lambda: self._make_network(sizes), seed)
+
+    def _keep_action_range(self, actions: NDArray) -> None:
+        standard = self._standardise_actions(actions)
+        self.network_.action_range.copy_(torch.stack([standard.amin(0), standard.amax(0)]))
+
+    def _process(self) -> CosineProcess | BetaProcess:
+        """Return the variance-preserving process of ``schedule``."""
+        return PROCESSES["cosine" if self.schedule == "auto" else self.schedule]
+
+    def _training_levels(self, uniform: Tensor) -> Tensor:
+        """Turn uniform numbers into the noise levels to train on."""
+        if self.sde == "vp" and self.noise_density == "auto":
+            return process_density(self._process(), uniform, self.noise_min, self.noise_max)
+        density = "lognormal" if self.noise_density == "auto" else self.noise_density
+        return NOISE_DENSITIES[density](uniform, self.noise_min, self.noise_max, self.sigma_data)
+
+    def _sampling_levels(self, n_steps: int) -> list[float]:
+        """Return the noise levels along which actions are drawn, ending in zero."""
+        if self.sde == "vp":
+            levels = process_schedule(self._process(), n_steps, self.noise_min, self.noise_max)
+        else:
+            schedule = SCHEDULES["karras" if self.schedule == "auto" else self.schedule]
+            levels = schedule(n_steps, self.noise_min, self.noise_max)
+        return levels.tolist()
 
     def _learn(self, states: NDArray, actions: NDArray, seed: int) -> None:
         device = resolve_device(self.device)
@@ -390,9 +619,7 @@ class DiffusionPolicy(BasePolicy):
             clean = action_rows.index_select(0, rows)[:, None].expand(-1, NOISE_DRAWS, -1)
             noise = torch.randn(clean.shape, generator=generator, device=device)
             uniform = torch.rand(clean.shape[:2], generator=generator, device=device)
-            sigma = NOISE_DENSITIES[self.noise_density](
-                uniform, self.noise_min, self.noise_max, self.sigma_data
-            )
+            sigma = self._training_levels(uniform)
             return Loss(network.residual(context, clean, noise, sigma).square().mean())
 
         update = Update("denoising", loss, list(network.parameters()), self.learning_rate)
@@ -408,12 +635,26 @@ class DiffusionPolicy(BasePolicy):
     def _sample(self, states: NDArray, noise: Tensor, n_steps: int, sampler: str) -> Tensor:
         """Walk from noise (n, S, 1 + steps, d_a) to standardised actions (n, S, d_a)."""
         network = self._network()
-        sigmas = SCHEDULES[self.schedule](n_steps, self.noise_min, self.noise_max).tolist()
+        sigmas = self._sampling_levels(n_steps)
+        # A variance-preserving process ends in a standard normal, here divided by alpha.
+        vp = self.sde == "vp"
+        start_scale = math.hypot(1.0, sigmas[0]) if vp else sigmas[0]
+        bounds = tuple(network.action_range) if vp else None
 
         def rows(states: Tensor, noise: Tensor) -> Tensor:
-            return draw_actions(network, states, noise, sigmas, sampler)
+            return draw_actions(
+                network, states, noise, sigmas, sampler, start_scale=start_scale, bounds=bounds
+            )
 
         return self._evaluate(rows, self._standardise_states(states), noise, width=noise.shape[1])
+
+    def _probes(self, random_state: int | np.random.RandomState | None) -> Tensor | None:
+        """Return directions (m, d_a) of Hutchinson's estimate, None where none is needed."""
+        check_is_fitted(self)
+        if self.n_actions_ <= EXACT_DIMENSIONS:
+            return None
+        signs = check_random_state(random_state).choice([-1.0, 1.0], (PROBES, self.n_actions_))
+        return torch.tensor(signs, dtype=torch.float32, device=resolve_device(self.device))
 
     def _check_sampling(
         self, n_samples: int | None, n_steps: int | None, sampler: str | None
@@ -421,6 +662,7 @@ class DiffusionPolicy(BasePolicy):
         check_n_samples(n_samples)
         n_steps = self.n_steps if n_steps is None else n_steps
         sampler = self.sampler if sampler is None else sampler
+        sampler = "euler_ancestral" if sampler == "auto" else sampler
         if not isinstance(n_steps, Integral) or n_steps < 1:
             raise ValueError(f"n_steps must be an integer of at least 1, got {n_steps!r}.")
         if sampler not in SAMPLERS:
@@ -447,3 +689,18 @@ class DiffusionPolicy(BasePolicy):
         level = torch.from_numpy(np.broadcast_to(sigma, len(states)).astype(np.float32))[:, None]
         standard = (self._standardise_states(states), self._standardise_actions(actions))
         return self._evaluate(rows, *standard, level).double().numpy()
+
+
+def _units(n: int, mean: ArrayLike, scale: ArrayLike, name: str) -> tuple[NDArray, NDArray]:
+    """Return mean and scale of ``n`` columns, having checked their shape and values."""
+    units = []
+    for kind, given in (("mean", mean), ("scale", scale)):
+        values = np.asarray(given, dtype=np.float64)
+        if values.shape not in {(), (n,)} or not np.all(np.isfinite(values)):
+            raise ValueError(
+                f"{name}_{kind} must be one finite number or {n} of them, got {given!r}."
+            )
+        units.append(np.broadcast_to(values, n).copy())
+    if np.any(units[1] <= 0):
+        raise ValueError(f"{name}_scale must be positive, got {scale!r}.")
+    return units[0], units[1]

@@ -45,7 +45,12 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Sequence[T
 def euler_ancestral(
     denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Sequence[Tensor]
 ) -> Tensor:
-    """Simulate the reverse process: Euler steps below the next level, then fresh noise up to it."""
+    """Simulate the reverse process: Euler steps below the next level, then fresh noise up to it.
+
+    The step draws from the posterior ``q(x' | x, a = D)`` of the noise process. That posterior does
+    not change when actions are scaled, so this is also the ancestral sampler of DDPM (Ho et al.,
+    2020), with the variance that they call beta-tilde.
+    """
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         # The variance that the reverse process adds in this step, and what is left below it.
         sigma_up = (sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2) ** 0.5
@@ -88,12 +93,20 @@ SAMPLERS = {
     "heun": heun,
     "ddim": euler,
     "dpmpp_2m": dpmpp_2m,
+    "ddpm": euler_ancestral,
 }
-STOCHASTIC = frozenset({"euler_ancestral"})
+STOCHASTIC = frozenset({"euler_ancestral", "ddpm"})
 
 
 def draw_actions(
-    model: Any, states: Tensor, noise: Tensor, sigmas: Sequence[float], sampler: str
+    model: Any,
+    states: Tensor,
+    noise: Tensor,
+    sigmas: Sequence[float],
+    sampler: str,
+    *,
+    start_scale: float | None = None,
+    bounds: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Encode states once and walk from noise to actions.
 
@@ -103,22 +116,31 @@ def draw_actions(
         Answers ``context(states)`` and ``denoise(context, actions, sigma)``.
     states : Tensor of shape (n, T, d)
         Standardised state windows.
-    noise : Tensor of shape (n, S, 1 + m, d_a)
-        Standard normal: the start of each walk and what a stochastic sampler adds on the way.
+    noise : Tensor of shape (n, S, 1 + m, d_a) or (n, S, 1 + m, T, d_a)
+        Standard normal: the start of each walk and what a stochastic sampler adds on the way. The
+        second form is for a model that denoises the actions of a whole window together.
     sigmas : sequence of float
         Noise levels, ending in zero.
     sampler : str
         Key of `SAMPLERS`.
+    start_scale : float, default=None
+        Standard deviation of the start; ``None`` is the highest noise level.
+    bounds : tuple of Tensor of shape (d_a,), default=None
+        Lowest and highest action; every estimate of the clean action is clipped to them.
 
     Returns
     -------
     Tensor of shape (n, S, d_a)
-        Standardised actions.
+        Standardised actions; of a window, the last.
     """
     context = model.context(states)
 
     def denoise(actions: Tensor, sigma: float) -> Tensor:
-        return model.denoise(context, actions, actions.new_full((len(actions), 1), sigma))
+        level = actions.new_full((len(actions), 1), sigma)
+        clean = model.denoise(context, actions, level)
+        return clean if bounds is None else clean.clamp(*bounds)
 
     start, *fresh = noise.unbind(dim=2)
-    return SAMPLERS[sampler](denoise, sigmas[0] * start, sigmas, fresh)
+    scale = sigmas[0] if start_scale is None else start_scale
+    actions = SAMPLERS[sampler](denoise, scale * start, sigmas, fresh)
+    return actions[..., -1, :] if start.ndim == 4 else actions

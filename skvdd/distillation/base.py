@@ -18,7 +18,15 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skvdd._sklearn import fixed_scaler
-from skvdd.base import MAX_ACTIONS, draw_seed, resolve_device, row_noise, standardise
+from skvdd.base import (
+    MAX_ACTIONS,
+    draw_seed,
+    fit_state_scaler,
+    resolve_device,
+    row_noise,
+    row_scaler,
+    standardise,
+)
 from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.samplers import draw_actions
@@ -37,7 +45,7 @@ class TeacherView:
     ----------
     model : object
         Answers ``context(states)``, ``score(context, actions, sigma)`` and ``denoise``.
-    states : Tensor of shape (n, T, d)
+    states : Tensor of shape (n, T * d + g)
         What ``context`` is given for each row of the training data.
     own_states : bool
         Whether these are the student's own standardised states (they are not behind a pipeline).
@@ -68,6 +76,7 @@ class TeacherMixin:
 
     teacher: Any
     window_size: int
+    goal_dim: int
     device: str | torch.device
     interrupted_: bool
     _callback_fit_ctx: Any
@@ -95,7 +104,9 @@ class TeacherMixin:
         self, teacher: Any, X: ArrayLike, y: ArrayLike | None, rng: np.random.RandomState
     ) -> DiffusionPolicy | Pipeline:
         if teacher is None:
-            teacher = DiffusionPolicy(window_size=self.window_size, device=self.device)
+            teacher = DiffusionPolicy(
+                window_size=self.window_size, goal_dim=self.goal_dim, device=self.device
+            )
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None: "
@@ -114,24 +125,26 @@ class TeacherMixin:
         """Check a fitted teacher against the data and return the student's view of it."""
         device = resolve_device(self.device)
         if isinstance(teacher, ScoreTeacher):
-            return _view_score(teacher, states, device)
+            return _view_score(teacher, states, self.window_size, self.goal_dim, device)
         policy = last_step(teacher)
-        if policy.window_size != self.window_size:
-            raise ValueError(
-                f"the teacher has window_size={policy.window_size}, but {type(self).__name__} has "
-                f"window_size={self.window_size}; they must be equal."
-            )
+        for name in ("window_size", "goal_dim"):
+            its, own = getattr(policy, name), getattr(self, name)
+            if its != own:
+                raise ValueError(
+                    f"the teacher has {name}={its}, but {type(self).__name__} has {name}={own}; "
+                    "they must be equal."
+                )
         own_states = policy is teacher
         teacher_states = policy._check_states(X if own_states else teacher[:-1].transform(X))
-        flat = states.reshape(-1, states.shape[-1])
+        own_scaler = fit_state_scaler(states, self.window_size, self.goal_dim)
         return TeacherView(
             model=copy.deepcopy(policy.network_).to(device).requires_grad_(False),
             states=policy._standardise_states(teacher_states).to(device),
             own_states=own_states,
-            encoder=policy.network_.config["encoder"] if own_states else None,
+            encoder=policy.network_.config.get("encoder") if own_states else None,
             noise_min=policy.noise_min,
             noise_max=policy.noise_max,
-            state_scaler=policy.state_scaler_ if own_states else StandardScaler().fit(flat),
+            state_scaler=policy.state_scaler_ if own_states else own_scaler,
             action_scaler=policy.action_scaler_,
             single_output=policy._single_output,
         )
@@ -160,10 +173,12 @@ def check_teacher(teacher: Any) -> None:
 
 def sample_actions(view: TeacherView, seed: int) -> Tensor:
     """Draw one action of the teacher for each row of its view, standardised, (n, d_a)."""
-    n, d_a = len(view.states), len(view.action_scaler.scale_)
+    n = len(view.states)
     rng = np.random.RandomState(seed)
     sigmas = karras(SAMPLING_STEPS, view.noise_min, view.noise_max).tolist()
-    noise = torch.from_numpy(row_noise(rng, n, (1, SAMPLING_STEPS, d_a))).float()
+    noise = torch.from_numpy(
+        row_noise(rng, n, (1, SAMPLING_STEPS, *view.model.action_shape))
+    ).float()
     with torch.no_grad():
         blocks = zip(view.states.split(MAX_ACTIONS), noise.split(MAX_ACTIONS), strict=True)
         actions = [
@@ -179,22 +194,20 @@ def encode(view: TeacherView) -> Tensor:
         return torch.cat([view.model.context(block) for block in view.states.split(MAX_ACTIONS)])
 
 
-def _view_score(teacher: ScoreTeacher, states: NDArray, device: torch.device) -> TeacherView:
-    state_scaler = StandardScaler().fit(states.reshape(-1, states.shape[-1]))
+def _view_score(
+    teacher: ScoreTeacher, rows: NDArray, window_size: int, goal_dim: int, device: torch.device
+) -> TeacherView:
+    state_scaler = fit_state_scaler(rows, window_size, goal_dim)
+    columns = row_scaler(state_scaler, window_size, goal_dim)
     action_scaler = fixed_scaler(
         np.broadcast_to(np.asarray(teacher.action_mean, dtype=np.float64), teacher.n_actions),
         np.full(teacher.n_actions, float(teacher.action_scale)),
     )
-    units = (
-        state_scaler.mean_,
-        state_scaler.scale_,
-        action_scaler.mean_,
-        action_scaler.scale_,
-    )
+    units = (columns.mean_, columns.scale_, action_scaler.mean_, action_scaler.scale_)
     tensors = (torch.tensor(unit, dtype=torch.float32, device=device) for unit in units)
     return TeacherView(
-        model=StandardisedScore(teacher, *tensors),
-        states=standardise(state_scaler, states).to(device),
+        model=StandardisedScore(teacher, *tensors, window_size=window_size, goal_dim=goal_dim),
+        states=standardise(columns, rows).to(device),
         own_states=True,
         encoder=None,
         noise_min=teacher.noise_min,

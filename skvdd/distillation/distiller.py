@@ -47,7 +47,8 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
     teacher : DiffusionPolicy, Pipeline, FrozenEstimator, ScoreTeacher or None, default=None
         Teacher to use when `fit` is given none. A policy, or a pipeline that ends in one, is
         cloned and fitted on the data of `fit`, fitted or not; wrapped in ``FrozenEstimator`` it is
-        used as it is. ``None`` stands for ``DiffusionPolicy()`` of this ``window_size``.
+        used as it is. ``None`` stands for ``DiffusionPolicy()`` of this ``window_size``
+        and ``goal_dim``.
     n_experts : int, default=8
         Number of experts, ``K``.
     objective : {"smoothed", "published"}, default="smoothed"
@@ -79,6 +80,8 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         Shape of the experts' covariances.
     window_size : int, default=1
         States in a row, ``T``; that of the teacher.
+    goal_dim : int, default=0
+        Columns ``g`` of the goal at the end of a row, as the teacher has them; 0 for none.
     encoder : {"auto", "teacher", "mlp", "transformer"}, default="auto"
         Network over the state window: the teacher's own, frozen, with a new head on its context,
         or one that is trained. ``"auto"`` is the teacher's where it has one, else ``"mlp"``.
@@ -176,6 +179,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         init_iter: int = 3000,
         covariance: str = "full",
         window_size: int = 1,
+        goal_dim: int = 0,
         encoder: str = "auto",
         hidden_size: int = 128,
         n_layers: int = 2,
@@ -206,6 +210,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         self.init_iter = init_iter
         self.covariance = covariance
         self.window_size = window_size
+        self.goal_dim = goal_dim
         self.encoder = encoder
         self.hidden_size = hidden_size
         self.n_layers = n_layers
@@ -298,12 +303,12 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         rng = check_random_state(self.random_state)
         view = self._view_teacher(self._find_teacher(teacher, X, y, rng), X, states)
         self._check_against_teacher(view, actions)
-        fresh = not self._goes_on(states)
+        fresh = not self._goes_on()
         if not fresh:
             self._check_same_teacher(view)
         else:
             self.state_scaler_, self.action_scaler_ = view.state_scaler, view.action_scaler
-            self.network_ = self._build(view, states.shape[-1], draw_seed(rng))
+            self.network_ = self._build(view, draw_seed(rng))
         steps = self._prepare(view, states, actions, rng)
         if fresh:
             self._start_experts(steps, draw_seed(rng))
@@ -337,7 +342,8 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         if self.encoder == "teacher" and view.encoder is None:
             raise ValueError(
                 "encoder='teacher' needs a teacher with an encoder of the same states: not a "
-                "ScoreTeacher, and not behind a Pipeline. Use encoder='mlp'."
+                "ScoreTeacher, not architecture='gpt', and not behind a Pipeline. Use "
+                "encoder='mlp'."
             )
 
     def _check_same_teacher(self, view: TeacherView) -> None:
@@ -363,12 +369,12 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
                 "other units or another encoder. Set warm_start=False."
             )
 
-    def _build(self, view: TeacherView, n_states: int, seed: int) -> MixtureNetwork:
+    def _build(self, view: TeacherView, seed: int) -> MixtureNetwork:
         """Return a fresh network; on the teacher's encoder, frozen, if it is to be taken over."""
         taken_over = view.encoder if self.encoder in {"auto", "teacher"} else None
         network = seeded_network(
             lambda: MixtureNetwork(
-                taken_over or self._encoder_config(n_states),
+                taken_over or self._encoder_config(),
                 self.n_experts,
                 self.n_actions_,
                 self.hidden_size,
@@ -382,8 +388,8 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             network.encoder = copy.deepcopy(view.model.encoder).cpu().requires_grad_(False)
         return network
 
-    def _encoder_config(self, n_states: int) -> dict[str, Any]:
-        config = super()._encoder_config(n_states)
+    def _encoder_config(self) -> dict[str, Any]:
+        config = super()._encoder_config()
         return config | {"kind": "mlp" if self.encoder == "auto" else self.encoder}
 
     def _prepare(

@@ -207,8 +207,8 @@ class Distillation:
         The student.
     teacher : object
         Answers ``context(states)`` and ``score(context, actions, sigma)``.
-    states : Tensor of shape (n, T, d)
-        Standardised state windows.
+    states : Tensor of shape (n, T * d + g)
+        Standardised rows: state windows and goals.
     actions : Tensor of shape (n, d_a)
         An action of the teacher, or of those it imitates, in each state; standardised.
     contexts : Tensor of shape (n, h) or None

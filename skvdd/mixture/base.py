@@ -28,7 +28,7 @@ class BaseMixturePolicy(BasePolicy):
     A subclass trains ``network_``, a `skvdd.nn.mixture_network.MixtureNetwork`.
     """
 
-    _network_class = MixtureNetwork
+    network_: MixtureNetwork
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BasePolicy._parameter_constraints,
         "n_experts": [Interval(Integral, 1, None, closed="left")],
@@ -172,6 +172,9 @@ class BaseMixturePolicy(BasePolicy):
         return gm.log_responsibilities(self._mixture(states), points)[:, 0].exp().numpy()
 
     # -- private steps ---------------------------------------------------------------------------
+
+    def _make_network(self, config: dict[str, Any]) -> MixtureNetwork:
+        return MixtureNetwork(**config)
 
     def _mixture(self, states: NDArray) -> GaussianMixture:
         """Return the mixtures of states (n, T, d), in raw action units, float64, on the CPU."""

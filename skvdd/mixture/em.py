@@ -109,6 +109,8 @@ class GaussianMoEPolicy(BaseMixturePolicy):
         Shape of the experts' covariances.
     window_size : int, default=1
         States in a row, ``T``.
+    goal_dim : int, default=0
+        Columns ``g`` of the goal at the end of a row; 0 for none.
     encoder : {"mlp", "transformer"}, default="mlp"
         Network over the state window.
     hidden_size, n_layers, n_heads : int, default=128, 2, 4
@@ -170,6 +172,7 @@ class GaussianMoEPolicy(BaseMixturePolicy):
         *,
         covariance: str = "full",
         window_size: int = 1,
+        goal_dim: int = 0,
         encoder: str = "mlp",
         hidden_size: int = 128,
         n_layers: int = 2,
@@ -187,6 +190,7 @@ class GaussianMoEPolicy(BaseMixturePolicy):
         self.n_experts = n_experts
         self.covariance = covariance
         self.window_size = window_size
+        self.goal_dim = goal_dim
         self.encoder = encoder
         self.hidden_size = hidden_size
         self.n_layers = n_layers
@@ -225,20 +229,20 @@ class GaussianMoEPolicy(BaseMixturePolicy):
             If the loss ceases to be finite.
         """
         states, actions = self._check_training_data(X, y)
-        goes_on = self._goes_on(states)
+        goes_on = self._goes_on()
         self._begin_fit(n_stages=1)
         rng = check_random_state(self.random_state)
         if not goes_on:
             self._fit_scalers(states, actions)
-            self.network_ = self._build(states.shape[-1], draw_seed(rng))
+            self.network_ = self._build(draw_seed(rng))
             self._place_experts(self._standardise_actions(actions), draw_seed(rng))
         self._learn(states, actions, draw_seed(rng))
         return self._end_fit()
 
-    def _build(self, n_states: int, seed: int) -> MixtureNetwork:
+    def _build(self, seed: int) -> MixtureNetwork:
         return seeded_network(
             lambda: MixtureNetwork(
-                self._encoder_config(n_states),
+                self._encoder_config(),
                 self.n_experts,
                 self.n_actions_,
                 self.hidden_size,

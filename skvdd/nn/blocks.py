@@ -107,14 +107,36 @@ class CausalAttentionBlock(nn.Module):
             nn.Linear(4 * hidden_size, hidden_size),
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (n, T, h) to (n, T, h); position ``t`` sees positions up to ``t``."""
-        n, n_tokens, hidden_size = tokens.shape
-        qkv = self.qkv(self.norm(tokens)).view(n, n_tokens, 3, self.n_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        tokens = tokens + self.projection(mixed.transpose(1, 2).reshape(n, n_tokens, hidden_size))
+    def forward(self, tokens: Tensor, *, last_only: bool = False) -> Tensor:
+        """Map tokens (n, T, h) to (n, T, h); position ``t`` sees positions up to ``t``.
+
+        Parameters
+        ----------
+        tokens : Tensor of shape (n, T, h)
+            The sequence.
+        last_only : bool, default=False
+            Return the last token alone, (n, 1, h): only it asks, though all are asked.
+        """
+        query, key, value = self._query_key_value(self.norm(tokens), last_only)
+        mixed = nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=not last_only
+        )
+        if last_only:
+            tokens = tokens[:, -1:]
+        tokens = tokens + self.projection(mixed.transpose(1, 2).flatten(2))
         return tokens + self.feed_forward(tokens)
+
+    def _query_key_value(self, normed: Tensor, last_only: bool) -> list[Tensor]:
+        """Return query, key and value, (n, heads, T, h / heads) each; one query if last only."""
+        if not last_only:
+            parts = self.qkv(normed).chunk(3, dim=-1)
+        else:
+            size = normed.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            query = nn.functional.linear(normed[:, -1:], weight[:size], bias[:size])
+            key_value = nn.functional.linear(normed, weight[size:], bias[size:])
+            parts = (query, *key_value.chunk(2, dim=-1))
+        return [part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in parts]
 
 
 def silu(values: Tensor) -> Tensor:

@@ -16,18 +16,23 @@ def build_encoder(
     hidden_size: int,
     n_layers: int,
     n_heads: int,
+    n_goals: int = 0,
 ) -> nn.Module:
-    """Return an encoder that maps state windows (n, T, d) to contexts (n, h).
+    """Return an encoder that maps rows (n, T * d + g) to contexts (n, h).
+
+    A row is a state window, oldest state first, then a goal of ``g`` numbers, where there is one.
 
     Parameters
     ----------
     kind : {"mlp", "transformer"}
-        Residual multilayer perceptron over the flattened window, or causal transformer over its
-        states.
+        Residual multilayer perceptron over the row, or causal transformer over its states, the
+        goal a token before them.
     n_states, window_size : int
         Dimension ``d`` of a state and number ``T`` of states in a window.
     hidden_size, n_layers, n_heads : int
         Width ``h`` of the context, number of layers, attention heads (transformer only).
+    n_goals : int, default=0
+        Dimension ``g`` of the goal; 0 for none.
 
     Returns
     -------
@@ -35,17 +40,17 @@ def build_encoder(
         The encoder, with freshly drawn weights.
     """
     if kind == "mlp":
-        return MLPEncoder(n_states * window_size, hidden_size, n_layers)
-    return TransformerEncoder(n_states, window_size, hidden_size, n_layers, n_heads)
+        return MLPEncoder(n_states * window_size + n_goals, hidden_size, n_layers)
+    return TransformerEncoder(n_states, window_size, hidden_size, n_layers, n_heads, n_goals)
 
 
 class MLPEncoder(nn.Module):
-    """A residual multilayer perceptron over the flattened window.
+    """A residual multilayer perceptron over the row.
 
     Parameters
     ----------
     n_inputs : int
-        Length ``T * d`` of a flattened window.
+        Length ``T * d + g`` of a row.
     hidden_size, n_layers : int
         Width and number of residual layers.
     """
@@ -58,7 +63,7 @@ class MLPEncoder(nn.Module):
         )
 
     def forward(self, states: Tensor) -> Tensor:
-        """Map windows (n, T, d) to contexts (n, h)."""
+        """Map rows (n, T * d + g), or windows (n, T, d), to contexts (n, h)."""
         return self.layers(states.flatten(1))
 
 
@@ -71,12 +76,22 @@ class TransformerEncoder(nn.Module):
         Dimension of a state and number of states in a window.
     hidden_size, n_layers, n_heads : int
         Width of a token, number of blocks, attention heads.
+    n_goals : int, default=0
+        Dimension of the goal, which becomes the first token.
     """
 
     def __init__(
-        self, n_states: int, window_size: int, hidden_size: int, n_layers: int, n_heads: int
+        self,
+        n_states: int,
+        window_size: int,
+        hidden_size: int,
+        n_layers: int,
+        n_heads: int,
+        n_goals: int = 0,
     ) -> None:
         super().__init__()
+        self.n_goals = n_goals
+        self.goal_embedding = nn.Linear(n_goals, hidden_size) if n_goals else None
         self.embedding = nn.Linear(n_states, hidden_size)
         self.position = nn.Parameter(0.02 * torch.randn(window_size, hidden_size))
         blocks = [CausalAttentionBlock(hidden_size, n_heads) for _ in range(n_layers)]
@@ -84,6 +99,11 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Map windows (n, T, d) to contexts (n, h)."""
-        tokens = self.blocks(self.embedding(states) + self.position)
-        return self.norm(tokens[:, -1])
+        """Map rows (n, T * d + g), or windows (n, T, d), to contexts (n, h)."""
+        rows = states.flatten(1)
+        windows = rows[:, : rows.shape[1] - self.n_goals]
+        tokens = self.embedding(windows.unflatten(1, (len(self.position), -1))) + self.position
+        if self.goal_embedding is not None:
+            goal = self.goal_embedding(rows[:, None, windows.shape[1] :])
+            tokens = torch.cat([goal, tokens], dim=1)
+        return self.norm(self.blocks(tokens)[:, -1])

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
-from skvdd.datasets import Demonstrations, Episode, load_demonstrations
+from skvdd.datasets import Demonstrations, Episode, append_goals, load_demonstrations
 from skvdd.datasets.demonstrations import Demonstrations as SameDemonstrations
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -72,6 +73,120 @@ def test_a_wrong_window_size_is_refused(window_size):
 def test_precision_is_kept(dtype):
     states, actions, _ = make_set(dtype).windows(2)
     assert states.dtype == actions.dtype == dtype
+
+
+# -- goals ----------------------------------------------------------------------------------
+
+
+def test_append_goals_puts_the_goal_behind_the_window():
+    windows, _, _ = make_set().windows(window_size=2)
+    goals = np.arange(15.0).reshape(5, 3)
+    rows = append_goals(windows, goals)
+    assert rows.shape == (5, 7)
+    np.testing.assert_array_equal(rows[:, :4].reshape(5, 2, 2), windows)
+    np.testing.assert_array_equal(rows[:, 4:], goals)
+    np.testing.assert_array_equal(append_goals(windows.reshape(5, 4), goals), rows)
+
+
+def test_append_goals_takes_one_goal_for_all_windows():
+    windows, _, _ = make_set().windows(window_size=2)
+    rows = append_goals(windows, [7, 8])
+    np.testing.assert_array_equal(rows[:, 4:], np.tile([7.0, 8.0], (5, 1)))
+    rows[0, 4] = 0.0  # a copy: the rows do not share one goal
+    assert rows[1, 4] == 7.0
+
+
+def test_a_vector_is_one_goal_even_if_as_long_as_the_windows():
+    assert append_goals(np.zeros((3, 2)), [1.0, 2.0, 3.0]).shape == (3, 5)
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 2), (3, 0), (1, 2, 3, 4)])
+def test_windows_of_another_shape_are_refused(shape):
+    with refused(
+        "windows must have shape (n, T, d) or (n, T * d), with at least one row and column, got "
+        f"{shape}."
+    ):
+        append_goals(np.zeros(shape), [1.0])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (4, 2), (1, 2), (3, 0), (3, 1, 1)])
+def test_goals_of_another_shape_are_refused(shape):
+    with refused(
+        "goals must have shape (3, g), one for each of the 3 windows, or (g,), one for all, with "
+        f"at least one column, got {shape}."
+    ):
+        append_goals(np.zeros((3, 2)), np.zeros(shape))
+
+
+def test_goals_lie_in_the_future_of_the_same_episode():
+    demos = load_demonstrations("avoiding", 8)
+    numbered = [
+        Episode(1000.0 * i + np.arange(len(episode))[:, None], episode.actions)
+        for i, episode in enumerate(demos)
+    ]
+    rows, actions, groups = Demonstrations(numbered).goal_windows(random_state=0)
+    own, goal = rows.T
+    last = 1000.0 * groups + np.array([len(episode) for episode in demos])[groups] - 1
+    assert (goal[own < last] > own[own < last]).all()
+    assert (goal <= last).all()
+    np.testing.assert_array_equal(goal[own == last], last[own == last])
+    np.testing.assert_array_equal(actions, demos.windows()[1])
+    np.testing.assert_array_equal(groups, demos.windows()[2])
+
+
+@pytest.mark.parametrize("row", [0, 3])
+def test_goals_are_uniform_over_the_future(row):
+    steps = np.arange(8.0)[:, None]
+    demos = Demonstrations([Episode(steps, steps), Episode(steps - 100, steps)])
+    rng = np.random.RandomState(0)
+    goals = [demos.goal_windows(random_state=rng)[0][row, 1] for _ in range(3000)]
+    reached, counts = np.unique(goals, return_counts=True)
+    assert reached.tolist() == list(range(row + 1, 8))
+    assert chisquare(counts).pvalue > 0.01
+
+
+def test_goal_rows_begin_with_the_window_and_end_with_columns_of_a_state():
+    demos = make_set()
+    windows, _, _ = demos.windows(window_size=3)
+    rows, _, _ = demos.goal_windows(3, random_state=0)
+    assert rows.shape == (5, 8)
+    np.testing.assert_array_equal(rows[:, :6], windows.reshape(5, 6))
+    np.testing.assert_array_equal(rows[:, 7], -rows[:, 6])
+    chosen, _, _ = demos.goal_windows(3, goal_columns=[-1], random_state=0)
+    np.testing.assert_array_equal(chosen, rows[:, [0, 1, 2, 3, 4, 5, 7]])
+    swapped, _, _ = demos.goal_windows(3, goal_columns=np.array([1, 0]), random_state=0)
+    np.testing.assert_array_equal(swapped, rows[:, [0, 1, 2, 3, 4, 5, 7, 6]])
+
+
+def test_goals_follow_the_seed():
+    demos = load_demonstrations("avoiding", 2)
+    one, again, other = (demos.goal_windows(random_state=seed)[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
+def test_goals_keep_the_precision():
+    assert make_set(np.float32).goal_windows(2)[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("columns", [[], [[0]], [0.0], [True, False], 0, "ab"])
+def test_goal_columns_that_are_no_numbers_are_refused(columns):
+    with refused(
+        "goal_columns must be a sequence of at least one column number, or None for all; got "
+        f"{columns!r}."
+    ):
+        make_set().goal_windows(goal_columns=columns)
+
+
+@pytest.mark.parametrize("column", [2, -3])
+def test_goal_columns_out_of_range_are_refused(column):
+    with refused(f"goal_columns must lie within the 2 columns of a state, got {column}."):
+        make_set().goal_windows(goal_columns=[0, column])
+
+
+def test_a_wrong_window_size_is_refused_with_goals_too():
+    with refused("window_size must be an integer of at least 1, got 0."):
+        make_set().goal_windows(0)
 
 
 # -- the container ----------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def test_steps_and_sampler_of_a_call_stand_in_for_the_parameters(untrained, samp
         untrained.sample(states, 2, random_state=3, n_steps=n_steps, sampler=sampler),
         other.sample(states, 2, random_state=3),
     )
-    assert (untrained.n_steps, untrained.sampler) == (3, "euler_ancestral")
+    assert (untrained.n_steps, untrained.sampler) == (3, "auto")
 
 
 def test_ddim_and_euler_draw_the_same_actions(policy, queries):
@@ -265,7 +265,7 @@ def test_an_impossible_number_of_steps_is_refused(untrained, n_steps, shown):
 
 def test_an_unknown_sampler_is_refused(untrained):
     with refused(
-        "sampler must be one of ['ddim', 'dpmpp_2m', 'euler', 'euler_ancestral', 'heun'], "
+        "sampler must be one of ['ddim', 'ddpm', 'dpmpp_2m', 'euler', 'euler_ancestral', 'heun'], "
         "got 'rk4'."
     ):
         untrained.sample(make_data(3, seed=0)[0], sampler="rk4")

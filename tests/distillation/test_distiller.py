@@ -603,7 +603,7 @@ def test_an_encoder_cannot_be_taken_from_a_teacher_that_has_none(two_ways):
     flat = X.reshape(60, 6)
     message = (
         "encoder='teacher' needs a teacher with an encoder of the same states: not a "
-        "ScoreTeacher, and not behind a Pipeline. Use encoder='mlp'."
+        "ScoreTeacher, not architecture='gpt', and not behind a Pipeline. Use encoder='mlp'."
     )
     pipeline = make_pipeline(StandardScaler(), small_teacher(window_size=2)).fit(flat, y)
     for teacher in (known_teacher(), pipeline):
