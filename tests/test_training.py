@@ -14,7 +14,7 @@ from torch import nn
 from skvdd import load
 from skvdd._sklearn import CallbackSupportMixin, with_callbacks
 from skvdd.training import REPORTS, WARM_UP, Loss, Update, add_noise, train
-from tests.estimators import make_estimators, type_name
+from tests.estimators import label, make_estimators
 
 
 class Slope(nn.Module):
@@ -411,7 +411,7 @@ def test_a_snapshot_does_not_move_with_the_training_that_goes_on():
         assert not fitted.network_.training
 
 
-@pytest.mark.parametrize("estimator", make_estimators(window_size=2, max_iter=3), ids=type_name)
+@pytest.mark.parametrize("estimator", make_estimators(window_size=2, max_iter=3), ids=label)
 def test_the_estimator_given_to_a_callback_predicts(estimator, two_ways):
     states, actions = two_ways
     evaluator = Evaluator(lambda fitted: fitted.predict(states))
@@ -419,7 +419,7 @@ def test_the_estimator_given_to_a_callback_predicts(estimator, two_ways):
     np.testing.assert_array_equal(evaluator.seen[-1], fitted.predict(states))
 
 
-@pytest.mark.parametrize("estimator", make_estimators(window_size=2, max_iter=3), ids=type_name)
+@pytest.mark.parametrize("estimator", make_estimators(window_size=2, max_iter=3), ids=label)
 def test_the_estimator_given_to_a_callback_can_be_saved(estimator, two_ways, tmp_path):
     states, actions = two_ways
 
@@ -435,7 +435,7 @@ def test_the_estimator_given_to_a_callback_can_be_saved(estimator, two_ways, tmp
 # -- seeds ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", range(3), ids=[type_name(e) for e in make_estimators()])
+@pytest.mark.parametrize("make", range(len(make_estimators())), ids=map(label, make_estimators()))
 def test_a_seed_decides_every_weight(make, two_ways):
     def fit(seed):
         estimator = make_estimators(window_size=2, max_iter=5, random_state=seed)[make]
@@ -446,7 +446,7 @@ def test_a_seed_decides_every_weight(make, two_ways):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("estimator", make_estimators(window_size=2, max_iter=3), ids=type_name)
+@pytest.mark.parametrize("estimator", make_estimators(window_size=2, max_iter=3), ids=label)
 def test_fit_and_queries_leave_the_global_generators_alone(estimator, two_ways):
     states, actions = two_ways
     torch_state, numpy_state = torch.get_rng_state(), copy.deepcopy(np.random.get_state())  # noqa: NPY002

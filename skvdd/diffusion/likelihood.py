@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skvdd.nn.gaussian_mixture import LOG_2PI
 
 DenoiseRows = Callable[[Tensor, Tensor], Tensor]
 STEPS_PER_NAT = 12.0  # of the noise range, for an error of 1e-3
-NEARLY_GAUSSIAN = 3.0  # noise, in standard deviations of the data, that hides their shape
 LINE_NODES = 5  # of the quadrature along a line, on which the score is nearly linear
 
 
@@ -76,7 +77,7 @@ def flow_log_prob(
     for i in range(n_steps):
         tau = math.log(noise_min) + i * step
         actions, log_volume = _runge_kutta_step(flow, actions, log_volume, tau, step)
-    return log_volume + _final_log_prob(flow, actions, noise_max)
+    return log_volume + _final_log_prob(denoise, actions, noise_max)
 
 
 def likelihood_steps(noise_min: float, noise_max: float, tolerance: float) -> int:
@@ -99,84 +100,56 @@ def likelihood_steps(noise_min: float, noise_max: float, tolerance: float) -> in
     return math.ceil(STEPS_PER_NAT * length * (1e-3 / tolerance) ** 0.25)
 
 
-def _final_log_prob(flow: _Flow, actions: Tensor, noise_max: float) -> Tensor:
-    r"""Return the log-density (n,) at the highest noise level.
+def _final_log_prob(denoise: DenoiseRows, actions: Tensor, noise_max: float) -> Tensor:
+    """Return the log-density (n,) at the highest noise level.
 
-    Laplace's approximation, with its first correction, gives it at the mode; the integral of the
-    score along the line from there gives it at the action. Exact for Gaussian data; for others
-    what is left is of the order of the fourth cumulant of the clean actions over
-    :math:`\sigma_{max}^6`. Below ``NEARLY_GAUSSIAN`` that is no longer small, and a Gaussian of
-    unit data variance around ``D(0)`` stands in: normalised, but only as right as its shape.
+    It is a Gaussian around ``D(0)``, of the variance that standardised actions have there, times a
+    ratio near one. The integral of the score along the line from the centre gives the ratio up to
+    a constant; the constant makes the density integrate to one, by a cubature that is exact up to
+    the fifth degree. Far out, where no training action comes, the ratio stays what it is at
+    ``reach`` standard deviations: there a network only extrapolates.
     """
-    if noise_max < NEARLY_GAUSSIAN:
-        zero = torch.zeros_like(actions)
-        offset = actions - flow.denoise(zero, zero.new_tensor(noise_max))
-        variance = 1.0 + noise_max**2
-        squared = offset.square().sum(dim=-1) / variance
-        return -0.5 * (squared + offset.shape[1] * (LOG_2PI + math.log(variance)))
-    mode, variances, axes = _mode(flow.denoise, torch.zeros_like(actions), noise_max)
-    log_density = -0.5 * (variances.log() + LOG_2PI).sum(dim=-1)
-    log_density = log_density - _quartic_term(flow, mode, variances, axes, noise_max)
-    offset = actions - mode
-    for node, weight in zip(*np.polynomial.legendre.leggauss(LINE_NODES), strict=True):
-        point = mode + 0.5 * (node + 1.0) * offset
-        denoised = flow.denoise(point, point.new_tensor(noise_max))
-        score = (denoised - point) / noise_max**2
-        log_density = log_density + 0.5 * weight * (score * offset).sum(dim=-1)
-    return log_density
+    d_a = actions.shape[1]
+    sigma = actions.new_tensor(noise_max)
+    centre = denoise(torch.zeros_like(actions), sigma)
+    scale = math.hypot(1.0, noise_max)
+    reach = (d_a + 2) ** 0.5 + 2.0
+
+    def log_ratio(white: Tensor) -> Tensor:
+        white = white * (reach / white.norm(dim=-1, keepdim=True).clamp(min=reach))
+        total = 0.5 * white.square().sum(dim=-1)
+        for node, weight in zip(*np.polynomial.legendre.leggauss(LINE_NODES), strict=True):
+            point = centre + 0.5 * (node + 1.0) * scale * white
+            score = (denoise(point, sigma) - point) / noise_max**2
+            total = total + 0.5 * weight * scale * (score * white).sum(dim=-1)
+        return total
+
+    constant = torch.zeros_like(actions[:, 0])
+    for node, weight in _cubature(d_a):
+        white = actions.new_tensor(node).expand_as(actions)
+        constant = constant + weight * log_ratio(white).exp()
+    white = (actions - centre) / scale
+    log_gaussian = -0.5 * (white.square() + LOG_2PI).sum(dim=-1) - d_a * math.log(scale)
+    return log_gaussian + log_ratio(white) - constant.log()
 
 
-def _mode(denoise: DenoiseRows, start: Tensor, noise_max: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mode (n, d_a), variances (n, d_a) and axes (n, d_a, d_a) at a high noise level.
+def _cubature(d_a: int) -> list[tuple[NDArray, float]]:
+    """Return nodes and weights of a mean under a standard normal, exact up to degree five.
 
-    The precision is minus the derivative of the score, ``(I - dD/da) / sigma^2``.
+    The rule of Stroud and Secrest (1963) with ``2 d_a^2 + 1`` nodes: the origin, a point on either
+    side of each axis, four points for each pair of axes.
     """
-    sigma = start.new_tensor(noise_max)
-    mode = denoise(start, sigma)
-    mode, *_ = _newton_step(denoise, mode, sigma)
-    mode, remaining, axes = _newton_step(denoise, mode, sigma)
-    return mode, noise_max**2 / remaining, axes
-
-
-def _newton_step(
-    denoise: DenoiseRows, mode: Tensor, sigma: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a better mode, and eigenvalues and axes of ``I - dD/da``."""
-    denoised, jacobian = _with_jacobian(denoise, mode, sigma)
-    # Of exact scores the Jacobian is symmetric, eigenvalues in [0, 1); of learnt ones nearly.
-    eigenvalues, axes = torch.linalg.eigh(0.5 * (jacobian + jacobian.mT))
-    remaining = 1.0 - eigenvalues.clamp(0.0, 0.999)
-    along = torch.einsum("nij,ni->nj", axes, denoised - mode) / remaining
-    return mode + torch.einsum("nij,nj->ni", axes, along), remaining, axes
-
-
-def _quartic_term(
-    flow: _Flow, mode: Tensor, variances: Tensor, axes: Tensor, noise_max: float
-) -> Tensor:
-    """Return the mean (n,) of the quartic part of the log-density under Laplace's Gaussian.
-
-    It is an eighth of the bi-Laplacian, in units of the standard deviations: second differences,
-    over one standard deviation, of the score's divergence.
-    """
-    centre = flow(mode, noise_max)[1]
-    total = torch.zeros_like(centre)
-    for i in range(mode.shape[1]):
-        step = variances[:, i : i + 1].sqrt() * axes[:, :, i]
-        around = flow(mode + step, noise_max)[1] + flow(mode - step, noise_max)[1]
-        total = total - (around - 2.0 * centre)
-    return total / 8.0
-
-
-def _with_jacobian(denoise: DenoiseRows, actions: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``D`` (n, d_a) and its Jacobian (n, d_a, d_a)."""
-    with torch.enable_grad():
-        actions = actions.detach().requires_grad_()
-        denoised = denoise(actions, sigma)
-        rows = [
-            torch.autograd.grad(denoised[:, i].sum(), actions, retain_graph=True)[0]
-            for i in range(actions.shape[1])
-        ]
-    return denoised.detach(), torch.stack(rows, dim=1)
+    axes = np.eye(d_a)
+    radius = (d_a + 2.0) ** 0.5
+    nodes = [(np.zeros(d_a), 2.0 / (d_a + 2))]
+    for axis in axes:
+        weight = (4.0 - d_a) / (2.0 * (d_a + 2) ** 2)
+        nodes += [(sign * radius * axis, weight) for sign in (-1, 1)]
+    for first, second in combinations(axes, 2):
+        weight, reach = 1.0 / (d_a + 2) ** 2, radius / 2**0.5
+        signs = product((-1, 1), repeat=2)
+        nodes += [(reach * (a * first + b * second), weight) for a, b in signs]
+    return nodes
 
 
 @dataclass(frozen=True)
