@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from tqdm import tqdm
 
-from skvdd.datasets.demonstrations import Behavior, Demonstrations, Episode
+from skvdd.datasets.demonstrations import Behavior, Demonstrations, Episode, append_goals
 from skvdd.envs import EnvPool
 from skvdd.metrics import task_entropy, wilson_interval
 
@@ -140,6 +140,7 @@ def evaluate_policy(
     random_state: RandomState = None,
     progress: bool = True,
     env_kwargs: Mapping[str, Any] | None = None,
+    goal: ArrayLike | None = None,
 ) -> Evaluation:
     """Roll a policy out and count successes and behaviours.
 
@@ -166,6 +167,9 @@ def evaluate_policy(
         Show a progress bar when it takes longer than two seconds.
     env_kwargs : dict, default=None
         Arguments of the environment.
+    goal : array-like of shape (g,), default=None
+        Goal of a policy with ``goal_dim=g``, the same in every episode: ``act`` is then given
+        flat rows (64, T * d + g).
 
     Returns
     -------
@@ -186,6 +190,7 @@ def evaluate_policy(
     0.0
     """
     _check_policy(policy)
+    goal = _check_goal(policy, goal)
     _check_env_id(env_id)
     _check_count("n_episodes", n_episodes)
     if n_envs is None:
@@ -195,7 +200,7 @@ def evaluate_policy(
     n_envs = min(n_envs, n_episodes)
     with EnvPool(env_id, n_envs, **(env_kwargs or {})) as pool:
         _check_spaces(pool, env_id)
-        driver = _Driver(policy, pool, n_envs, env_id)
+        driver = _Driver(policy, pool, n_envs, env_id, goal)
         finished = driver.run(rollouts)
         for _ in tqdm(finished, env_id, n_episodes, unit="ep", delay=2.0, disable=not progress):
             pass
@@ -257,6 +262,18 @@ def _check_policy(policy: object) -> None:
             f"policy must have act and window_size, got {type(policy).__name__} without "
             f"{' and '.join(missing)}. Every policy of skvdd has them; wrap any other one."
         )
+
+
+def _check_goal(policy: object, goal: ArrayLike | None) -> Array | None:
+    """Return the goal as a vector of the length that the policy was given in `fit`."""
+    goal_dim = getattr(policy, "goal_dim", 0)
+    values = np.zeros(0) if goal is None else np.asarray(goal, dtype=float)
+    if values.shape != (goal_dim,):
+        raise ValueError(
+            f"goal must have shape ({goal_dim},), the goal_dim of the policy, got "
+            f"{'none' if goal is None else f'shape {values.shape}'}."
+        )
+    return values if goal_dim else None
 
 
 def _check_env_id(env_id: str) -> None:
@@ -327,8 +344,11 @@ def _plan_rollouts(n_episodes: int, random_state: RandomState) -> list[_Rollout]
 class _Driver:
     """Steps the environments of a pool with the actions of a policy."""
 
-    def __init__(self, policy: Policy, pool: EnvPool, n_envs: int, env_id: str) -> None:
+    def __init__(
+        self, policy: Policy, pool: EnvPool, n_envs: int, env_id: str, goal: Array | None
+    ) -> None:
         self.policy = policy
+        self.goal = goal
         self.pool = pool
         self.n_envs = n_envs
         self.env_id = env_id
@@ -375,7 +395,8 @@ class _Driver:
         for place, rollout in block.items():
             windows[place] = rollout.window(size)
             noise[place] = rollout.noise
-        actions = np.asarray(self.policy.act(windows, random_state=noise))
+        rows = windows if self.goal is None else append_goals(windows, self.goal)
+        actions = np.asarray(self.policy.act(rows, random_state=noise))
         return self._check_actions(actions, block)
 
     def _check_actions(self, actions: Array, block: dict[int, _Rollout]) -> Array:

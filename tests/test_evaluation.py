@@ -438,3 +438,34 @@ def test_avoiding_rollouts_do_not_depend_on_the_number_of_environments(n_envs):
     second = evaluate_policy(Wander(), "skvdd/Avoiding-v0", 6, n_envs=n_envs, **options)
     assert first.entropy_base == 24
     assert_same_rollouts(first, second)
+
+
+# -- goals ----------------------------------------------------------------------------------
+
+
+class GoalPolicy:
+    """Remembers what it was asked and goes straight on."""
+
+    window_size, goal_dim = 2, 3
+
+    def __init__(self):
+        self.asked = []
+
+    def act(self, X, *, random_state=None):
+        self.asked.append(X)
+        return np.tile([0.0, 0.01], (len(X), 1))
+
+
+def test_a_goal_is_the_end_of_every_row():
+    policy = GoalPolicy()
+    evaluate_policy(policy, "skvdd/Avoiding-v0", n_episodes=1, goal=[1.0, 2.0, 3.0])
+    assert policy.asked[0].shape == (64, 2 * 4 + 3)
+    np.testing.assert_array_equal(policy.asked[0][:, -3:], np.tile([1.0, 2.0, 3.0], (64, 1)))
+
+
+@pytest.mark.parametrize("goal", [None, [1.0], [[1.0, 2.0, 3.0]]])
+def test_a_goal_of_another_shape_is_refused(goal):
+    with pytest.raises(
+        ValueError, match=r"goal must have shape \(3,\), the goal_dim of the policy"
+    ):
+        evaluate_policy(GoalPolicy(), "skvdd/Avoiding-v0", n_episodes=1, goal=goal)
