@@ -395,7 +395,9 @@ class _Driver:
         for place, rollout in block.items():
             windows[place] = rollout.window(size)
             noise[place] = rollout.noise
-        rows = windows if self.goal is None else append_goals(windows, self.goal)
+        rows = windows
+        if self.goal is not None:
+            rows = append_goals(windows, self.goal).astype(np.float64)
         actions = np.asarray(self.policy.act(rows, random_state=noise))
         return self._check_actions(actions, block)
 
