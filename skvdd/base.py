@@ -462,14 +462,6 @@ def check_device(device: str | torch.device) -> None:
         ) from error
 
 
-def check_noise_range(noise_min: float, noise_max: float) -> None:
-    """Raise a ValueError unless ``noise_min < noise_max``."""
-    if noise_min >= noise_max:
-        raise ValueError(
-            f"noise_max must exceed noise_min, got noise_min={noise_min} and noise_max={noise_max}."
-        )
-
-
 def check_n_samples(n_samples: int | None) -> None:
     """Raise a ValueError unless ``n_samples`` is None or a positive integer."""
     if n_samples is not None and (not isinstance(n_samples, Integral) or n_samples < 1):

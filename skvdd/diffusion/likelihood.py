@@ -16,6 +16,7 @@ from skvdd.nn.gaussian_mixture import LOG_2PI
 
 DenoiseRows = Callable[[Tensor, Tensor], Tensor]
 STEPS_PER_NAT = 12.0  # of the noise range, for an error of 1e-3
+HERMITE_NODES = 7  # along each axis, up to two dimensions
 LINE_NODES = 5  # of the quadrature along a line, on which the score is nearly linear
 
 
@@ -38,7 +39,7 @@ def flow_log_prob(
     What is returned is the density of the model at its lowest noise level; that of a
     variance-preserving model is the same thing in the scaled variable. The density at the highest
     level is nearly Gaussian, and is read off the denoiser itself (`_final_log_prob`); for that,
-    ``noise_max`` should be at least 3 standard deviations of the data.
+    above two dimensions, ``noise_max`` should be at least 3 standard deviations of the data.
 
     Parameters
     ----------
@@ -134,11 +135,16 @@ def _final_log_prob(denoise: DenoiseRows, actions: Tensor, noise_max: float) -> 
 
 
 def _cubature(d_a: int) -> list[tuple[NDArray, float]]:
-    """Return nodes and weights of a mean under a standard normal, exact up to degree five.
+    """Return nodes and weights of a mean under a standard normal, exact up to degree five or more.
 
-    The rule of Stroud and Secrest (1963) with ``2 d_a^2 + 1`` nodes: the origin, a point on either
-    side of each axis, four points for each pair of axes.
+    Up to two dimensions it is the product of Gauss and Hermite's rule, which also does for ratios
+    that are less near one. Above, the rule of Stroud and Secrest (1963) with ``2 d_a^2 + 1`` nodes:
+    the origin, a point on either side of each axis, four points for each pair of axes.
     """
+    if d_a <= 2:
+        points, weights = np.polynomial.hermite_e.hermegauss(HERMITE_NODES)
+        grid = product(zip(points, weights / weights.sum(), strict=True), repeat=d_a)
+        return [(np.array([x for x, _ in each]), math.prod(w for _, w in each)) for each in grid]
     axes = np.eye(d_a)
     radius = (d_a + 2.0) ** 0.5
     nodes = [(np.zeros(d_a), 2.0 / (d_a + 2))]

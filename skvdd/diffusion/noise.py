@@ -240,3 +240,74 @@ def _append_zero(sigmas: Tensor) -> Tensor:
 
 NOISE_DENSITIES = {"lognormal": log_normal, "loglogistic": log_logistic}
 SCHEDULES = {"karras": karras, "exponential": exponential, "linear": linear}
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """The noise levels of a diffusion policy, to train on and to sample along.
+
+    Parameters
+    ----------
+    sde, noise_min, noise_max, noise_density, schedule, sigma_data
+        Parameters of `skvdd.DiffusionPolicy`.
+    """
+
+    sde: str
+    noise_min: float
+    noise_max: float
+    noise_density: str
+    schedule: str
+    sigma_data: float
+
+    @property
+    def process(self) -> CosineProcess | BetaProcess:
+        """The variance-preserving process of that schedule."""
+        return PROCESSES["cosine" if self.schedule == "auto" else self.schedule]
+
+    @property
+    def start_scale(self) -> float:
+        """Standard deviation of the noise that a walk starts from.
+
+        A variance-preserving process ends in a standard normal, here divided by ``alpha``.
+        """
+        return math.hypot(1.0, self.noise_max) if self.sde == "vp" else self.noise_max
+
+    def check(self) -> None:
+        """Raise a ValueError unless levels and schedule fit each other and the process."""
+        check_noise_range(self.noise_min, self.noise_max)
+        schedules = SCHEDULES if self.sde == "ve" else PROCESSES
+        if self.schedule not in {"auto", *schedules}:
+            raise ValueError(
+                f"schedule must be one of {['auto', *schedules]} for sde={self.sde!r}, got "
+                f"{self.schedule!r}."
+            )
+        if self.sde == "vp" and self.process.time(self.noise_max) > 1.0:
+            highest = float(self.process.sigma(torch.ones(())))
+            raise ValueError(
+                f"noise_max must be at most {highest:.4g}, where schedule={self.schedule!r} ends, "
+                f"got {self.noise_max}."
+            )
+
+    def of_training(self, uniform: Tensor) -> Tensor:
+        """Turn uniform numbers of any shape into the noise levels to train on."""
+        bounds = self.noise_min, self.noise_max
+        if self.sde == "vp" and self.noise_density == "auto":
+            return process_density(self.process, uniform, *bounds)
+        density = "lognormal" if self.noise_density == "auto" else self.noise_density
+        return NOISE_DENSITIES[density](uniform, *bounds, self.sigma_data)
+
+    def of_sampling(self, n_steps: int) -> list[float]:
+        """Return the noise levels along which actions are drawn, ending in zero."""
+        bounds = self.noise_min, self.noise_max
+        if self.sde == "vp":
+            return process_schedule(self.process, n_steps, *bounds).tolist()
+        schedule = SCHEDULES["karras" if self.schedule == "auto" else self.schedule]
+        return schedule(n_steps, *bounds).tolist()
+
+
+def check_noise_range(noise_min: float, noise_max: float) -> None:
+    """Raise a ValueError unless ``noise_min < noise_max``."""
+    if noise_min >= noise_max:
+        raise ValueError(
+            f"noise_max must exceed noise_min, got noise_min={noise_min} and noise_max={noise_max}."
+        )

@@ -16,7 +16,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
 from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
-from skvdd.base import check_noise_range, draw_seed, resolve_device, seeded_network
+from skvdd.base import draw_seed, resolve_device, seeded_network
+from skvdd.diffusion.noise import check_noise_range
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.teacher import ScoreTeacher
 from skvdd.distillation.base import TeacherMixin, TeacherView, encode, sample_actions
