@@ -92,7 +92,7 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows, one row a decision.
         random_state : int, RandomState, sequence of n RandomState, or None
             Source of the noise; a sequence gives each row a stream of its own.
@@ -109,7 +109,7 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         y : array-like of shape (n, d_a) or (n,)
             Actions taken in them.

@@ -329,7 +329,7 @@ class DiffusionPolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows, oldest state first.
         y : array-like of shape (n, d_a) or (n,)
             The action taken after each window.
@@ -370,7 +370,7 @@ class DiffusionPolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         n_samples : int or None, default=None
             Actions for each window; ``None`` draws one and leaves the axis out.
@@ -401,7 +401,7 @@ class DiffusionPolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
 
         Returns
@@ -476,7 +476,7 @@ class DiffusionPolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         y : array-like of shape (n, d_a) or (n,)
             Noised actions, raw units.
@@ -497,7 +497,7 @@ class DiffusionPolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         y : array-like of shape (n, d_a) or (n,)
             Noised actions, raw units.

@@ -275,7 +275,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows, oldest state first.
         y : array-like of shape (n, d_a) or (n,), or None, default=None
             Demonstrated actions, for the gating and the start of the experts. Without them one

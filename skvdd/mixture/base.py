@@ -42,7 +42,7 @@ class BaseMixturePolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         n_samples : int or None, default=None
             Actions for each window; ``None`` draws one and leaves the axis out.
@@ -69,7 +69,7 @@ class BaseMixturePolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         random_state : int, RandomState, sequence of n RandomState, or None
             Source of the noise; a sequence gives each row a stream of its own.
@@ -89,7 +89,7 @@ class BaseMixturePolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
 
         Returns
@@ -105,7 +105,7 @@ class BaseMixturePolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         y : array-like of shape (n, d_a) or (n,)
             Actions, raw units.
@@ -124,7 +124,7 @@ class BaseMixturePolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
 
         Returns
@@ -139,7 +139,7 @@ class BaseMixturePolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
 
         Returns
@@ -157,7 +157,7 @@ class BaseMixturePolicy(BasePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows.
         y : array-like of shape (n, d_a) or (n,)
             Actions, raw units.

@@ -212,7 +212,7 @@ class GaussianMoEPolicy(BaseMixturePolicy):
 
         Parameters
         ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d)
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
             State windows, oldest state first.
         y : array-like of shape (n, d_a) or (n,)
             The action taken after each window.
