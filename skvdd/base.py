@@ -277,11 +277,12 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         """Say whether this fit goes on from the last one, whose shapes it must then share."""
         if not (self.warm_start and is_fitted(self)):
             return False
-        before = (len(self.state_scaler_.scale_) - self.goal_dim, len(self.action_scaler_.scale_))
-        now = (self._n_states, self.n_actions_)
+        before = (len(self.state_scaler_.scale_), len(self.action_scaler_.scale_))
+        now = (self._n_states + self.goal_dim, self.n_actions_)
         if now != before:
+            columns = "states and goals" if self.goal_dim else "states"
             raise ValueError(
-                f"warm_start=True goes on from a fit with states of {before[0]} and actions of "
+                f"warm_start=True goes on from a fit with {columns} of {before[0]} and actions of "
                 f"{before[1]} dimensions, got {now[0]} and {now[1]}. Set warm_start=False."
             )
         return True

@@ -127,6 +127,8 @@ def run_demo(
 
     demonstrations = load_demonstrations(TASK)
     _train(estimators, demonstrations, stages)
+    for name in ("teacher", "vdd"):  # before anything else can go wrong
+        getattr(estimators, name).save(folder / f"{name}.safetensors")
     policies = _policies(estimators)
     evaluations = _evaluate(policies, n_episodes, random_state, stages)
     milliseconds = _time(policies, demonstrations, stages)
@@ -140,7 +142,8 @@ def run_demo(
         "random_state": random_state,
         "n_episodes": n_episodes,
     }
-    _save(folder, estimators, results)
+    with _replacing(folder / "results.json") as path:
+        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     console.print(_table(results, estimators))
     console.print(
         f"Results, pictures and policies are in {folder}.", highlight=False, soft_wrap=True
@@ -299,14 +302,6 @@ def _make_folder(output: str | os.PathLike[str]) -> Path:
         raise ValueError(f"output must be a folder, got {folder}, which is a file.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _save(folder: Path, estimators: DemoEstimators, results: dict[str, Any]) -> None:
-    for name in ("teacher", "vdd"):
-        with _replacing(folder / f"{name}.safetensors") as path:
-            getattr(estimators, name).save(path)
-    with _replacing(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
