@@ -375,7 +375,7 @@ def append_goals(windows: ArrayLike, goals: ArrayLike) -> NDArray[np.floating]:
 
     Parameters
     ----------
-    windows : array-like of shape (n, T, d) or (n, T * d + g)
+    windows : array-like of shape (n, T, d) or (n, T * d)
         State windows, oldest state first; flat ones are taken as they are.
     goals : array-like of shape (n, g) or (g,)
         The goal of each window, or one for all of them. A vector is always one goal: n goals of
