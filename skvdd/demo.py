@@ -127,8 +127,6 @@ def run_demo(
 
     demonstrations = load_demonstrations(TASK)
     _train(estimators, demonstrations, stages)
-    for name in ("teacher", "vdd"):  # before anything else can go wrong
-        getattr(estimators, name).save(folder / f"{name}.safetensors")
     policies = _policies(estimators)
     evaluations = _evaluate(policies, n_episodes, random_state, stages)
     milliseconds = _time(policies, demonstrations, stages)
@@ -142,8 +140,7 @@ def run_demo(
         "random_state": random_state,
         "n_episodes": n_episodes,
     }
-    with _replacing(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    _save(folder, estimators, results)
     console.print(_table(results, estimators))
     console.print(
         f"Results, pictures and policies are in {folder}.", highlight=False, soft_wrap=True
@@ -302,6 +299,14 @@ def _make_folder(output: str | os.PathLike[str]) -> Path:
         raise ValueError(f"output must be a folder, got {folder}, which is a file.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _save(folder: Path, estimators: DemoEstimators, results: dict[str, Any]) -> None:
+    for name in ("teacher", "vdd"):
+        with _replacing(folder / f"{name}.safetensors") as path:
+            getattr(estimators, name).save(path)
+    with _replacing(folder / "results.json") as path:
+        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
