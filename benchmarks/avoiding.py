@@ -35,7 +35,7 @@ POLICIES = {
 TEACHERS = {
     "ve": {},
     "vp": {"sde": "vp"},
-    "gpt": {"architecture": "gpt", "hidden_size": 64, "batch_size": 128},
+    "gpt": {"architecture": "gpt", "batch_size": 64},
 }
 STUDENTS = {"gpt": {"batch_size": 128}}
 

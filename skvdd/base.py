@@ -48,7 +48,7 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     """Base class of all policies: validation, windows, scaling, device and seeds.
 
     A subclass trains ``network_`` (standardised states in) in `fit` and implements `sample`,
-    `predict`, `act` and, where it has a density, `log_prob`.
+    `predict` and `score`; one whose density can be evaluated is a `DensityPolicy`.
     """
 
     network_: Any  # of the class below, whose calls each subclass knows
@@ -84,8 +84,8 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         """Draw actions from ``p(a|s)``."""
 
     @abstractmethod
-    def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray:
-        """Return the log-density of actions."""
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Return how well demonstrated actions are explained; higher is better."""
 
     def act(self, X: ArrayLike, *, random_state: RandomStates = None) -> NDArray:
         """Return the actions that control uses: one sample for each state window.
@@ -103,23 +103,6 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             Actions in raw units.
         """
         return self.sample(X, random_state=random_state)
-
-    def score(self, X: ArrayLike, y: ArrayLike) -> float:
-        """Return the mean log-density of demonstrated actions; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
-        y : array-like of shape (n, d_a) or (n,)
-            Actions taken in them.
-
-        Returns
-        -------
-        float
-            Mean of `log_prob`, in nats per decision.
-        """
-        return float(np.mean(self.log_prob(X, y)))
 
     def save(self, path: str | Path) -> None:
         """Write the fitted policy to one safetensors file, without pickle.
@@ -261,7 +244,8 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     def _encoder_config(self) -> dict[str, Any]:
         """Return the arguments of `build_encoder` for rows like those of `fit`."""
         return {
-            "kind": self.encoder,
+            # A distiller with "auto" comes here where there is no encoder to take over.
+            "kind": "mlp" if self.encoder == "auto" else self.encoder,
             "n_states": self._n_states,
             "window_size": self.window_size,
             "n_goals": self.goal_dim,
@@ -367,6 +351,31 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         if "network_" in state:  # device-free: a policy fitted on a GPU unpickles anywhere
             state["network_"] = _cpu_copy(state["network_"])
         return state
+
+
+class DensityPolicy(BasePolicy):
+    """Base class of policies whose density can be evaluated."""
+
+    @abstractmethod
+    def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray:
+        """Return the log-density of actions."""
+
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Return the mean log-density of demonstrated actions; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
+            State windows.
+        y : array-like of shape (n, d_a) or (n,)
+            Actions taken in them.
+
+        Returns
+        -------
+        float
+            Mean of `log_prob`, in nats per decision.
+        """
+        return float(np.mean(self.log_prob(X, y)))
 
 
 def standardise(scaler: StandardScaler, values: NDArray) -> Tensor:

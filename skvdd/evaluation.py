@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from numbers import Integral
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, flatdim
+from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
 from tqdm import tqdm
 
-from skvdd.datasets.demonstrations import Behavior, Demonstrations, Episode, append_goals
+from skvdd.datasets.demonstrations import Behavior, Demonstrations, Episode
 from skvdd.envs import EnvPool
 from skvdd.metrics import task_entropy, wilson_interval
+from skvdd.rollouts import BLOCK_SIZE, Driver, Policy, RandomState, Rollout, plan_rollouts
 
 Array = NDArray[np.float64]
-RandomState = int | np.random.RandomState | None
 
-# Every call of `act` has this many rows: matrix products of another size may round
-# differently, and a rollout amplifies the last bit of an action.
-BLOCK_SIZE = 64
-
-
-class Policy(Protocol):
-    """All that an evaluation asks of a policy."""
-
-    window_size: int
-
-    def act(self, X: Array, *, random_state: Any = None) -> Array:
-        """Return one action per window, (n, d_a)."""
-        ...
+METRICS = ("success_rate", "entropy", "d3il", "mean_return")  # of `rollout_scorer`
+OF_BEHAVIORS = ("entropy", "d3il")
 
 
 # ---------------------------------------------------------------------------------------
@@ -196,11 +184,11 @@ def evaluate_policy(
     if n_envs is None:
         n_envs = BLOCK_SIZE
     _check_count("n_envs", n_envs)
-    rollouts = _plan_rollouts(n_episodes, random_state)
+    rollouts = plan_rollouts(n_episodes, random_state)
     n_envs = min(n_envs, n_episodes)
     with EnvPool(env_id, n_envs, **(env_kwargs or {})) as pool:
         _check_spaces(pool, env_id)
-        driver = _Driver(policy, pool, n_envs, env_id, goal)
+        driver = Driver(policy, pool, n_envs, env_id, goal)
         finished = driver.run(rollouts)
         for _ in tqdm(finished, env_id, n_episodes, unit="ep", delay=2.0, disable=not progress):
             pass
@@ -251,6 +239,118 @@ def _time_call(policy: Policy, X: Array, noise: np.random.RandomState) -> float:
 
 
 # ---------------------------------------------------------------------------------------
+# The measurement as a scorer
+# ---------------------------------------------------------------------------------------
+
+
+def rollout_scorer(
+    env_id: str,
+    n_episodes: int = 100,
+    *,
+    metric: str | Sequence[str] = "success_rate",
+    random_state: int | None = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    goal: ArrayLike | None = None,
+) -> Callable[..., float | dict[str, float]]:
+    """Return a scorer that rolls policies out, for the ``scoring`` of searches and validations.
+
+    The scorer is ``scorer(estimator, X, y=None)``, as scikit-learn calls it. It ignores ``X`` and
+    ``y``: the score is of the behaviour in the environment, and the split of a cross-validation
+    chooses no more than what to train on. It can be pickled, and shows no progress bar.
+
+    Parameters
+    ----------
+    env_id, n_episodes, env_kwargs, goal
+        As in `evaluate_policy`. Processes other than this one must know ``env_id`` as well; those
+        of joblib know the environments of skvdd.
+    metric : str or sequence of str, default="success_rate"
+        ``"success_rate"``; ``"entropy"``, the task entropy; ``"d3il"``, the score by which D3IL
+        selects models, ``0.8 * success_rate + 0.2 * entropy``; or ``"mean_return"``. One name:
+        the scorer returns a number. Several: it returns a dict of them, from the same rollouts.
+        ``GridSearchCV`` and ``cross_validate`` take such a scorer as it is, the search with the
+        name that decides as ``refit``; a dict of scorers would roll out once for each.
+    random_state : int or None, default=0
+        With a number every call plays the same episodes with the same noise, so that policies are
+        compared on equal terms. None takes new ones in each call.
+
+    Returns
+    -------
+    scorer : callable
+        The scorer; greater is better.
+
+    Raises
+    ------
+    ValueError
+        If an argument breaks a rule, or the environment tells no behaviours apart and the metric
+        needs them. All are checked here, since a search turns errors of a scorer into NaN
+        (``error_score="raise"`` stops it instead).
+
+    Notes
+    -----
+    The estimator must be what `evaluate_policy` takes, with ``act`` and ``window_size``: any policy
+    of skvdd, or one in ``FrozenEstimator``. A ``Pipeline`` has neither. Arguments of ``fit``, as
+    ``teacher``, do not concern the scorer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvdd.evaluation import rollout_scorer
+    >>> class StraightAhead:
+    ...     window_size = 1
+    ...
+    ...     def act(self, X, *, random_state=None):
+    ...         return np.tile([0.0, 0.005], (len(X), 1))
+    >>> scorer = rollout_scorer("skvdd/Avoiding-v0", 2, metric=["success_rate", "entropy"])
+    >>> scorer(StraightAhead(), X=None)
+    {'success_rate': 0.0, 'entropy': 0.0}
+    """
+    _check_count("n_episodes", n_episodes)
+    _check_seed(random_state)
+    names = (metric,) if isinstance(metric, str) else tuple(metric)
+    _check_metric(names)
+    _check_env_id(env_id)
+    env_kwargs = dict(env_kwargs or {})
+    with EnvPool(env_id, 1, **env_kwargs) as pool:
+        _check_spaces(pool, env_id)
+        _check_tells_behaviors(pool, names)
+    chosen = metric if isinstance(metric, str) else names
+    return _RolloutScorer(env_id, n_episodes, chosen, random_state, env_kwargs, goal)
+
+
+@dataclass(frozen=True, eq=False)
+class _RolloutScorer:
+    """What `rollout_scorer` returns: its checked arguments, and a call."""
+
+    env_id: str
+    n_episodes: int
+    metric: str | tuple[str, ...]
+    random_state: int | None
+    env_kwargs: dict[str, Any]
+    goal: ArrayLike | None
+
+    def __call__(self, estimator: Policy, X: Any, y: Any = None) -> float | dict[str, float]:
+        """Return the score of a fitted policy, or a dict of scores."""
+        evaluation = evaluate_policy(
+            estimator,
+            self.env_id,
+            self.n_episodes,
+            random_state=self.random_state,
+            progress=False,
+            env_kwargs=self.env_kwargs,
+            goal=self.goal,
+        )
+        if isinstance(self.metric, str):
+            return _measure(evaluation, self.metric)
+        return {name: _measure(evaluation, name) for name in self.metric}
+
+
+def _measure(evaluation: Evaluation, metric: str) -> float:
+    if metric == "d3il":
+        return 0.8 * evaluation.success_rate + 0.2 * _measure(evaluation, "entropy")
+    return float(evaluation.to_dict()[metric])
+
+
+# ---------------------------------------------------------------------------------------
 # Checks before any work
 # ---------------------------------------------------------------------------------------
 
@@ -292,6 +392,32 @@ def _check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
+def _check_seed(random_state: int | None) -> None:
+    # An instance would be consumed, and every policy of a search play other episodes.
+    if random_state is None or (isinstance(random_state, Integral) and 0 <= random_state < 2**32):
+        return
+    raise ValueError(
+        f"random_state must be None or an integer in [0, 2**32), got {random_state!r}."
+    )
+
+
+def _check_metric(names: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        came = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"metric must be one or several of {', '.join(METRICS)}, got {came}.")
+
+
+def _check_tells_behaviors(pool: EnvPool, names: Sequence[str]) -> None:
+    needing = [name for name in names if name in OF_BEHAVIORS]
+    if needing and pool.n_behaviors is None:
+        raise ValueError(
+            f"metric must be success_rate or mean_return for {pool.env_id}, which tells no "
+            f"behaviours apart, got {needing[0]!r}. Give the environment the attribute "
+            "n_behaviors if it does."
+        )
+
+
 def _check_spaces(pool: EnvPool, env_id: str) -> None:
     for name in ("observation", "action"):
         space = getattr(pool, f"{name}_space")
@@ -303,179 +429,11 @@ def _check_spaces(pool: EnvPool, env_id: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------
-# Rollouts
-# ---------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Rollout:
-    """One episode, from its seeds to its verdict."""
-
-    index: int
-    seed: int
-    noise: np.random.RandomState
-    states: list[Array] = field(default_factory=list)
-    actions: list[Array] = field(default_factory=list)
-    total_reward: float = 0.0
-    success: bool = False
-    behavior: Behavior = None
-
-    @property
-    def place(self) -> int:
-        """Row of this episode in every batch."""
-        return self.index % BLOCK_SIZE
-
-    def window(self, window_size: int) -> Array:
-        """Return the last observations (T, d); the first one fills up the start."""
-        recent = self.states[-window_size:]
-        return np.stack([self.states[0]] * (window_size - len(recent)) + recent)
-
-
-def _plan_rollouts(n_episodes: int, random_state: RandomState) -> list[_Rollout]:
-    """Draw all seeds before the first rollout, so that none depends on the schedule."""
-    rng = check_random_state(random_state)
-    seeds = rng.randint(np.iinfo(np.int32).max, size=(n_episodes, 2)).tolist()
-    return [
-        _Rollout(index, env_seed, np.random.RandomState(noise_seed))
-        for index, (env_seed, noise_seed) in enumerate(seeds)
-    ]
-
-
-class _Driver:
-    """Steps the environments of a pool with the actions of a policy."""
-
-    def __init__(
-        self, policy: Policy, pool: EnvPool, n_envs: int, env_id: str, goal: Array | None
-    ) -> None:
-        self.policy = policy
-        self.goal = goal
-        self.pool = pool
-        self.n_envs = n_envs
-        self.env_id = env_id
-        self.running: dict[int, _Rollout] = {}  # by environment
-        self._throwaway = [np.random.RandomState(0) for _ in range(BLOCK_SIZE)]
-
-    def run(self, rollouts: Sequence[_Rollout]) -> Iterator[_Rollout]:
-        """Play all rollouts and yield each when it ends."""
-        waiting = deque(rollouts)
-        self._start(range(self.n_envs), waiting)
-        while self.running:
-            self._act()
-            free = self._step()
-            for env in free:
-                yield self.running.pop(env)
-            self._start(free, waiting)
-
-    def _start(self, free: Iterable[int], waiting: deque[_Rollout]) -> None:
-        """Give each free environment the next episode."""
-        started: dict[int, _Rollout] = {}
-        for env in list(free)[: len(waiting)]:
-            started[env] = _take_next(waiting, {**self.running, **started}.values())
-        if not started:
-            return
-        seeds = [rollout.seed for rollout in started.values()]
-        observations, _ = self.pool.reset(list(started), seeds)
-        for rollout, observation in zip(started.values(), observations, strict=True):
-            rollout.states.append(np.array(observation, dtype=float))
-        self.running.update(started)
-
-    def _act(self) -> None:
-        """Append one action to every running rollout."""
-        for block in _place_in_blocks(self.running.values()):
-            actions = self._decide(block)
-            for place, rollout in block.items():
-                rollout.actions.append(actions[place])
-
-    def _decide(self, block: dict[int, _Rollout]) -> Array:
-        """Return the actions (BLOCK_SIZE, d_a) of a block; rows without a rollout are padding."""
-        size = self.policy.window_size
-        filler = next(iter(block.values())).window(size)
-        windows = np.tile(filler, (BLOCK_SIZE, 1, 1))
-        noise = list(self._throwaway)
-        for place, rollout in block.items():
-            windows[place] = rollout.window(size)
-            noise[place] = rollout.noise
-        rows = windows
-        if self.goal is not None:
-            rows = append_goals(windows, self.goal).astype(np.float64)
-        actions = np.asarray(self.policy.act(rows, random_state=noise))
-        return self._check_actions(actions, block)
-
-    def _check_actions(self, actions: Array, block: dict[int, _Rollout]) -> Array:
-        d_a = flatdim(self.pool.action_space)
-        if d_a == 1 and actions.shape == (BLOCK_SIZE,):
-            actions = actions[:, None]  # a policy fitted on a vector gives vectors back
-        if actions.shape != (BLOCK_SIZE, d_a):
-            raise ValueError(
-                f"policy.act must return one action of {self.env_id} per row, shape "
-                f"({BLOCK_SIZE}, {d_a}), got shape {actions.shape} in episode "
-                f"{min(rollout.index for rollout in block.values())}. "
-                "Was the policy fitted on the actions of another environment?"
-            )
-        for place, rollout in block.items():
-            if not np.isfinite(actions[place]).all():
-                raise ValueError(
-                    f"policy.act must return finite actions, got {actions[place].tolist()} in "
-                    f"episode {rollout.index} of {self.env_id}, step {len(rollout.actions)}. "
-                    "Look for a training that diverged, or for states far from its data."
-                )
-        return actions
-
-    def _step(self) -> list[int]:
-        """Step every environment that plays, return those whose episode ended."""
-        envs = list(self.running)
-        actions = np.stack([self.running[env].actions[-1] for env in envs])
-        observations, rewards, terminated, truncated, infos = self.pool.step(envs, actions)
-        ended = np.asarray(terminated) | np.asarray(truncated)
-        for row, env in enumerate(envs):
-            rollout = self.running[env]
-            self._record(rollout, float(rewards[row]), infos[row])
-            if not ended[row]:
-                rollout.states.append(np.array(observations[row], dtype=float))
-        return [env for env, over in zip(envs, ended, strict=True) if over]
-
-    def _record(self, rollout: _Rollout, reward: float, info: Mapping[str, Any]) -> None:
-        """Keep what the environment said after the last step; the last word counts."""
-        if "success" not in info:
-            raise ValueError(
-                f"the infos of {self.env_id} must tell 'success', got {sorted(info)}. "
-                "Wrap the environment so that its info says whether the episode succeeded."
-            )
-        rollout.total_reward += reward
-        rollout.success = bool(info["success"])
-        rollout.behavior = info.get("behavior")
-
-
-def _take_next(waiting: deque[_Rollout], running: Iterable[_Rollout]) -> _Rollout:
-    """Take the first episode whose place in the batch is free, so that one block is enough."""
-    taken = {rollout.place for rollout in running}
-    chosen = next((rollout for rollout in waiting if rollout.place not in taken), waiting[0])
-    waiting.remove(chosen)
-    return chosen
-
-
-def _place_in_blocks(rollouts: Iterable[_Rollout]) -> list[dict[int, _Rollout]]:
-    """Put every rollout in its own row; two that share a row go into separate blocks.
-
-    A row keeps its place since the last rows of a matrix product may take another path
-    through the kernels than the first.
-    """
-    blocks: list[dict[int, _Rollout]] = []
-    for rollout in rollouts:
-        block = next((block for block in blocks if rollout.place not in block), None)
-        if block is None:
-            block = {}
-            blocks.append(block)
-        block[rollout.place] = rollout
-    return blocks
-
-
-# ---------------------------------------------------------------------------------------
 # Summary
 # ---------------------------------------------------------------------------------------
 
 
-def _summarise(env_id: str, rollouts: Sequence[_Rollout], base: int | None) -> Evaluation:
+def _summarise(env_id: str, rollouts: Sequence[Rollout], base: int | None) -> Evaluation:
     n_success = sum(rollout.success for rollout in rollouts)
     solved = [rollout.behavior if rollout.success else None for rollout in rollouts]
     return Evaluation(
@@ -494,7 +452,7 @@ def _summarise(env_id: str, rollouts: Sequence[_Rollout], base: int | None) -> E
     )
 
 
-def _episodes(env_id: str, rollouts: Sequence[_Rollout]) -> Demonstrations:
+def _episodes(env_id: str, rollouts: Sequence[Rollout]) -> Demonstrations:
     return Demonstrations(
         episodes=tuple(
             Episode(np.stack(rollout.states), np.stack(rollout.actions), rollout.behavior)

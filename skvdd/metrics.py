@@ -1,4 +1,4 @@
-"""Numbers that judge a policy: success, diversity, and distance to another density."""
+"""Numbers that judge a policy: success, diversity, distance to another density or to actions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist, pdist
 from scipy.special import ndtri
 from sklearn.utils import check_random_state
 
@@ -228,6 +229,57 @@ def kl_divergence(log_p: ArrayLike, log_q: ArrayLike) -> KLEstimate:
     return KLEstimate(float(difference.mean()), float(error))
 
 
+def energy_score(samples: ArrayLike, y: ArrayLike) -> Array:
+    r"""Return the energy score of each row's samples at the value that was observed.
+
+    .. math:: E \| X - y \| - \tfrac{1}{2} E \| X - X' \|
+
+    with independent samples :math:`X, X'` of a policy and the observed action :math:`y`; lower is
+    better. It needs samples only, so it also judges a policy without a likelihood. It is a strictly
+    proper scoring rule: in expectation nothing scores better than the distribution that :math:`y`
+    comes from. In one dimension it is the continuous ranked probability score. Its unit is that of
+    the actions, in the Euclidean norm: columns of unlike units should be scaled first.
+
+    The second mean is over pairs of distinct samples, which makes the estimate unbiased whatever
+    their number; with few samples a single score may be negative.
+
+    Parameters
+    ----------
+    samples : array-like of shape (n, S, d_a) or (n, S)
+        Samples in each row, at least two.
+    y : array-like of shape (n, d_a) or (n,)
+        The observed value of each row.
+
+    Returns
+    -------
+    score : ndarray of shape (n,)
+        The score of each row.
+
+    References
+    ----------
+    T. Gneiting and A. E. Raftery, "Strictly proper scoring rules, prediction, and estimation",
+    Journal of the American Statistical Association 102, 2007.
+
+    C. A. T. Ferro, "Fair scores for ensemble forecasts", Quarterly Journal of the Royal
+    Meteorological Society 140, 2014.
+
+    Examples
+    --------
+    The sample pairs are 5 apart. The first value has distances 0 and 5, the second 5 and 10:
+
+    >>> from skvdd.metrics import energy_score
+    >>> energy_score([[[0, 0], [3, 4]], [[0, 0], [3, 4]]], [[0, 0], [6, 8]])
+    array([0., 5.])
+    """
+    samples, y = _check_samples(samples, y)
+    # Row by row: the pairs of all rows would take S / 2 times the memory of the samples.
+    scores = (
+        cdist(row, point).mean() - pdist(row).mean() / 2.0
+        for row, point in zip(samples, y, strict=True)
+    )
+    return np.fromiter(scores, dtype=float, count=len(samples))
+
+
 def distillation_report(
     student: DensityPolicy,
     teacher: DensityPolicy,
@@ -423,6 +475,28 @@ def _check_log_densities(log_p: ArrayLike, log_q: ArrayLike) -> tuple[Array, Arr
     if np.isnan(log_q).any() or np.isposinf(log_q).any():
         raise ValueError("log_q must not be nan or +inf.")
     return log_p, log_q
+
+
+def _check_samples(samples: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """Return samples (n, S, d_a) and values (n, 1, d_a), or say what is wrong with them."""
+    samples, y = np.asarray(samples, dtype=float), np.asarray(y, dtype=float)
+    if samples.ndim not in (2, 3) or samples.shape[1] < 2:
+        raise ValueError(
+            "samples must have shape (n, S, d_a) or (n, S) with S at least 2, got shape "
+            f"{samples.shape}."
+        )
+    expected = samples.shape[:1] + samples.shape[2:]
+    if y.shape != expected:
+        raise ValueError(
+            f"y must have shape {expected} for samples of shape {samples.shape}, got shape "
+            f"{y.shape}."
+        )
+    for name, values in {"samples": samples, "y": y}.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} must be finite, got {values[~np.isfinite(values)][0]}.")
+    if samples.ndim == 2:
+        samples, y = samples[..., None], y[..., None]
+    return samples, y[:, None]
 
 
 def _check_density_policy(policy: Any, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -162,7 +163,12 @@ class TrajectoriesDisplay:
         return display.plot(ax)
 
     def plot(
-        self, ax: Axes | None = None, *, line_width: float = 0.9, alpha: float = 0.7
+        self,
+        ax: Axes | None = None,
+        *,
+        expert: int | None = None,
+        line_width: float = 0.9,
+        alpha: float = 0.7,
     ) -> TrajectoriesDisplay:
         """Draw obstacles, paths and legend.
 
@@ -170,6 +176,9 @@ class TrajectoriesDisplay:
         ----------
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
+        expert : int, default=None
+            Draw only the steps at which this expert, counted from zero, is the most likely one;
+            None draws all, and marks failures.
         line_width : float, default=0.9
             Width of a path, points.
         alpha : float, default=0.7
@@ -180,25 +189,39 @@ class TrajectoriesDisplay:
         display : TrajectoriesDisplay
             Itself.
         """
+        shown = self._shown_segments(expert)
         if ax is None:
             _, ax = plt.subplots(figsize=(7.2, 3.7), layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
         _draw_scene(ax)
         segments = [np.stack([path[:-1, ::-1], path[1:, ::-1]], axis=1) for path in self.paths]
         self.lines_ = LineCollection(
-            list(np.concatenate(segments)),
-            colors=self._segment_colors(),
+            list(compress(np.concatenate(segments), shown)),
+            colors=list(compress(self._segment_colors(), shown)),
             linewidths=line_width,
             alpha=alpha,
             capstyle="round",
             zorder=2,
         )
         ax.add_collection(self.lines_, autolim=False)
-        self._mark_failures(ax)
+        if expert is None:
+            self._mark_failures(ax)
         ax.legend(
             handles=self._legend(), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False
         )
         return self
+
+    def _shown_segments(self, expert: int | None) -> NDArray[np.bool_]:
+        """Return which segments of all paths are drawn."""
+        if expert is None:
+            return np.ones(sum(len(path) - 1 for path in self.paths), dtype=bool)
+        if self.experts is None or not 0 <= expert < self._count_experts():
+            n_experts = 0 if self.experts is None else self._count_experts()
+            raise ValueError(
+                f"expert must be None or one of the {n_experts} experts of this display, counted "
+                f"from zero, got {expert}."
+            )
+        return np.concatenate([experts[:-1] for experts in self.experts]) == expert
 
     def _segment_colors(self) -> list[Any]:
         if self.experts is None:

@@ -3,7 +3,14 @@
 Settings are the smallest that still learn something; laws never depend on how much.
 """
 
-from skvdd import DiffusionPolicy, GaussianMoEPolicy, VDDDistiller
+from skvdd import (
+    ConsistencyDistiller,
+    ConsistencyTrajectoryDistiller,
+    DiffusionPolicy,
+    GaussianMoEPolicy,
+    IMCPolicy,
+    VDDDistiller,
+)
 
 SMALL = {"hidden_size": 16, "n_layers": 1, "max_iter": 20, "batch_size": 32, "random_state": 0}
 
@@ -20,8 +27,30 @@ def make_estimators(**parameters):
         small_teacher(sde="vp", **parameters),
         small_teacher(architecture="gpt", **parameters),
         GaussianMoEPolicy(2, **settings),
+        IMCPolicy(2, round_iter=5, **settings),
         VDDDistiller(small_teacher(**parameters), n_experts=2, init_iter=10, **settings),
+        ConsistencyDistiller(small_teacher(**parameters), n_levels=5, **settings),
+        ConsistencyTrajectoryDistiller(small_teacher(**parameters), n_levels=5, **settings),
     ]
+
+
+def judgement(policy):
+    """Return the name of the method that judges given actions; not every policy has a density."""
+    return "log_prob" if hasattr(policy, "log_prob") else "score"
+
+
+def methods(policy):
+    """Return the names of the methods that a policy is asked by."""
+    return ["sample", "predict", "act", judgement(policy)]
+
+
+def ask(policy, method, X, y, **options):
+    """Call a method of a policy with what it takes."""
+    if method in {"score", "log_prob"}:
+        return getattr(policy, method)(X, y, **options)
+    if method == "predict":
+        return policy.predict(X)
+    return getattr(policy, method)(X, random_state=0, **options)
 
 
 def type_name(estimator):

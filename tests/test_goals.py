@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from skvdd import DiffusionPolicy, GaussianMoEPolicy, ScoreTeacher, VDDDistiller, load
+from skvdd import (
+    ConsistencyDistiller,
+    ConsistencyTrajectoryDistiller,
+    DiffusionPolicy,
+    GaussianMoEPolicy,
+    ScoreTeacher,
+    VDDDistiller,
+    load,
+)
 from skvdd.datasets import Demonstrations, Episode, append_goals
+from tests import estimators
 
 TINY = {
     "window_size": 2,
@@ -38,6 +47,14 @@ def make_estimators(**parameters):
         "distiller of gpt": VDDDistiller(
             DiffusionPolicy(architecture="gpt", **teacher), n_experts=2, init_iter=5, **settings
         ),
+        "consistency": ConsistencyDistiller(DiffusionPolicy(**teacher), **settings),
+        "consistency of gpt": ConsistencyDistiller(
+            DiffusionPolicy(architecture="gpt", **teacher), **settings
+        ),
+        "trajectory": ConsistencyTrajectoryDistiller(DiffusionPolicy(**teacher), **settings),
+        "trajectory of gpt": ConsistencyTrajectoryDistiller(
+            DiffusionPolicy(architecture="gpt", **teacher), **settings
+        ),
     }
 
 
@@ -60,13 +77,13 @@ def fitted(name):
 
 def ask(policy, method, X, y):
     """Call a method; the flow's integral need not be exact to be the same, and is slow."""
-    if method == "log_prob":
-        options = {"tolerance": 10.0} if isinstance(policy, DiffusionPolicy) else {}
-        return policy.log_prob(X, y, **options)
-    return policy.predict(X) if method == "predict" else getattr(policy, method)(X, random_state=0)
+    quick = method == "log_prob" and isinstance(policy, DiffusionPolicy)
+    return estimators.ask(policy, method, X, y, **({"tolerance": 10.0} if quick else {}))
 
 
-METHODS = ("sample", "predict", "act", "log_prob")
+def methods(policy):
+    """Return the names of the methods that answer row by row."""
+    return [name for name in estimators.methods(policy) if name != "score"]
 
 
 # -- the contract ---------------------------------------------------------------------------
@@ -78,9 +95,10 @@ def test_shapes_are_those_of_the_contract(name):
     assert policy.n_features_in_ == 8
     assert policy.sample(X).shape == policy.predict(X).shape == policy.act(X).shape == (40, 2)
     assert policy.sample(X, n_samples=3).shape == (40, 3, 2)
-    log_prob = ask(policy, "log_prob", X, y)
-    assert log_prob.shape == (40,)
-    assert np.isfinite(log_prob).all()
+    if hasattr(policy, "log_prob"):
+        log_prob = ask(policy, "log_prob", X, y)
+        assert log_prob.shape == (40,)
+        assert np.isfinite(log_prob).all()
 
 
 @every_estimator
@@ -115,7 +133,7 @@ def test_a_query_has_the_columns_of_the_fit(name):
 @every_estimator
 def test_a_row_is_the_same_alone_and_in_a_batch(name):
     policy, (X, y) = fitted(name), make_rows()
-    for method in METHODS:
+    for method in methods(policy):
         together = ask(policy, method, X, y)
         np.testing.assert_array_equal(ask(policy, method, X[:1], y[:1]), together[:1])
 
@@ -126,7 +144,7 @@ def test_a_saved_policy_answers_the_same(name, tmp_path):
     policy.save(tmp_path / "policy.safetensors")
     again = load(tmp_path / "policy.safetensors")
     assert again.goal_dim == 2
-    for method in METHODS:
+    for method in methods(policy):
         np.testing.assert_array_equal(ask(again, method, X, y), ask(policy, method, X, y))
 
 
@@ -165,11 +183,11 @@ LEARNING = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "distiller of gpt"])
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if not name.endswith("of gpt")])
 def test_actions_follow_the_goal(name):
     X, y = make_rows(300)
     estimator = make_estimators(**LEARNING)[name]
-    if name.startswith("distiller"):
+    if name == "distiller":
         estimator.set_params(init_iter=100)
     policy = estimator.fit(X, y)
     new, _ = make_rows(100, seed=1)

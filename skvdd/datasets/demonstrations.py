@@ -18,7 +18,13 @@ from sklearn.utils import check_random_state
 
 FORMAT = "skvdd-demonstrations"
 VERSION = 1
-EMBEDDED = ("avoiding",)
+EMBEDDED = (
+    "avoiding",
+    "avoiding-hesitant",
+    "avoiding-overlapping",
+    "avoiding-longtail",
+    "avoiding-human",
+)
 
 Behavior = str | int | None
 
@@ -493,12 +499,22 @@ def load_demonstrations(task: str = "avoiding", n_episodes: int | None = None) -
 
     Parameters
     ----------
-    task : {"avoiding"}, default="avoiding"
+    task : str, default="avoiding"
         ``"avoiding"``: 96 episodes of a scripted demonstrator, four for each of the 24
-        behaviours of `~skvdd.envs.avoiding.Avoiding`, with deviations and corrections.
+        behaviours of `~skvdd.envs.avoiding.Avoiding`, with deviations and corrections. Its
+        variants are harder to imitate, 96 episodes each:
+
+        - ``"avoiding-hesitant"``: the speed drifts threefold within an episode, and there are
+          pauses of 5 to 15 steps, short ways back and sudden jerks.
+        - ``"avoiding-overlapping"``: gaps are chosen late, from shared ground in the middle or
+          after aiming at a neighbouring gap, and are used more widely.
+        - ``"avoiding-longtail"``: the behaviours follow Zipf's law (exponent 0.85), from 21
+          episodes for the most frequent to one for each of the rarest.
+        - ``"avoiding-human"``: all of that at once.
     n_episodes : int or None, default=None
-        Only the first so many; any beginning of the set spreads evenly over the
-        behaviours. None is all.
+        Only the first so many; None is all. Any beginning of a set spreads evenly over the
+        behaviours. In ``"avoiding-longtail"`` and ``"avoiding-human"`` it is a random sample
+        of the set without replacement instead, and may miss rare behaviours.
 
     Returns
     -------

@@ -32,6 +32,11 @@ class ContextDenoiser(nn.Module):
         Standard deviation of the data in the preconditioning.
     preconditioning : {"edm", "noise"}, default="edm"
         What ``F`` predicts, as `precondition` has it.
+    boundary : float, default=0.0
+        Noise level at which ``D`` is the identity; above zero in a consistency model.
+    target_min : float or None, default=None
+        In a consistency trajectory model, the lowest level above zero that a jump may end at:
+        `denoise` is then told the end too. ``None`` is a plain denoiser.
     """
 
     def __init__(
@@ -42,6 +47,8 @@ class ContextDenoiser(nn.Module):
         n_layers: int,
         sigma_data: float,
         preconditioning: str = "edm",
+        boundary: float = 0.0,
+        target_min: float | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -51,11 +58,16 @@ class ContextDenoiser(nn.Module):
             "n_layers": n_layers,
             "sigma_data": sigma_data,
             "preconditioning": preconditioning,
+            "boundary": boundary,
+            "target_min": target_min,
         }
         self.sigma_data = sigma_data
         self.preconditioning = preconditioning
+        self.boundary = boundary
         self.encoder = build_encoder(**encoder)
         self.noise_embedding = NoiseEmbedding(hidden_size)
+        if target_min is not None:
+            self.target_embedding = TargetEmbedding(hidden_size, target_min)
         self.condition = nn.Linear(encoder["hidden_size"], hidden_size)
         self.input = nn.Linear(n_actions, hidden_size)
         self.blocks = nn.ModuleList(ModulatedBlock(hidden_size) for _ in range(n_layers))
@@ -73,7 +85,9 @@ class ContextDenoiser(nn.Module):
         """Encode state windows (n, T, d) as contexts (n, h)."""
         return self.encoder(states)
 
-    def denoise(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(
+        self, context: Tensor, actions: Tensor, sigma: Tensor, target: Tensor | None = None
+    ) -> Tensor:
         """Return ``D(a; s, sigma)``, the expected clean action.
 
         Parameters
@@ -84,13 +98,16 @@ class ContextDenoiser(nn.Module):
             Noisy actions, several for each state.
         sigma : Tensor of shape (n, S) or (n, 1)
             Noise levels; one level for all actions of a state is cheaper.
+        target : Tensor of the shape of ``sigma``, default=None
+            Levels that jumps end at, for a network with ``target_min``.
 
         Returns
         -------
         Tensor of shape (n, S, d_a)
         """
         c_skip, c_out, _ = self._preconditioning(sigma)
-        return torch.addcmul(c_skip * actions, c_out, self._head(context, actions, sigma))
+        output = self._head(context, actions, sigma, target)
+        return torch.addcmul(c_skip * actions, c_out, output)
 
     def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
         r"""Return :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`, as `denoise` does."""
@@ -121,9 +138,13 @@ class ContextDenoiser(nn.Module):
         c_skip, c_out, _ = self._preconditioning(sigma)
         return self._head(context, noisy, sigma) - (actions - c_skip * noisy) / c_out
 
-    def _head(self, context: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def _head(
+        self, context: Tensor, noisy: Tensor, sigma: Tensor, target: Tensor | None = None
+    ) -> Tensor:
         *_, c_in = self._preconditioning(sigma)
         condition = self.condition(context)[:, None] + self.noise_embedding(sigma)
+        if target is not None:
+            condition = condition + self.target_embedding(target)
         condition = silu(condition)
         hidden = self.input(c_in * noisy).add_(condition)
         for block in self.blocks:
@@ -131,7 +152,30 @@ class ContextDenoiser(nn.Module):
         return self.output(silu(self.norm(hidden)))
 
     def _preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return precondition(self.preconditioning, sigma[..., None], self.sigma_data)
+        return precondition(self.preconditioning, sigma[..., None], self.sigma_data, self.boundary)
+
+
+class TargetEmbedding(NoiseEmbedding):
+    """Embed the noise level that a jump ends at, zero included.
+
+    The embedding is zero at first, so that a network it is added to answers as before.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width ``h`` of the embedding.
+    lowest : float
+        Lowest level above zero; added to all levels, whose logarithms are then finite.
+    """
+
+    def __init__(self, hidden_size: int, lowest: float) -> None:
+        super().__init__(hidden_size)
+        self.lowest = lowest
+        zero_(self.linear)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """Map noise levels of shape (...) to embeddings (..., h)."""
+        return super().forward(sigma + self.lowest)
 
 
 def unbounded(n_actions: int) -> Tensor:
@@ -139,7 +183,9 @@ def unbounded(n_actions: int) -> Tensor:
     return torch.tensor([[-math.inf], [math.inf]]).repeat(1, n_actions)
 
 
-def precondition(kind: str, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
+def precondition(
+    kind: str, sigma: Tensor, sigma_data: float, boundary: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``c_skip, c_out, c_in`` of a denoiser ``D = c_skip x + c_out F(c_in x)``.
 
     Parameters
@@ -151,16 +197,18 @@ def precondition(kind: str, sigma: Tensor, sigma_data: float) -> tuple[Tensor, T
         Noise levels.
     sigma_data : float
         Standard deviation of the data, for ``"edm"``.
+    boundary : float, default=0.0
+        Noise level at which ``D`` is the identity (Song et al. 2023, appendix C).
 
     Returns
     -------
     tuple of three Tensor
         Of the shape of ``sigma``.
     """
+    above = sigma - boundary
     if kind == "noise":
-        return torch.ones_like(sigma), -sigma, (1.0 + sigma.square()).rsqrt()
+        return torch.ones_like(sigma), -above, (1.0 + sigma.square()).rsqrt()
     if kind != "edm":
         raise ValueError(f"preconditioning must be 'edm' or 'noise', got {kind!r}.")
-    variance = sigma.square() + sigma_data**2
-    scale = variance.rsqrt()
-    return sigma_data**2 / variance, sigma * sigma_data * scale, scale
+    scale = (sigma.square() + sigma_data**2).rsqrt()
+    return sigma_data**2 / (above.square() + sigma_data**2), above * sigma_data * scale, scale

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skvdd.diffusion.denoiser import precondition, unbounded
+from skvdd.diffusion.denoiser import TargetEmbedding, precondition, unbounded
 from skvdd.nn.blocks import CausalAttentionBlock, zero_
 
 # Windows denoised at a time where no gradient is needed: their activations stay in the cache.
@@ -52,6 +52,11 @@ class GPTDenoiser(nn.Module):
         What the network predicts, as `skvdd.diffusion.denoiser.precondition` has it.
     n_goal_tokens : int, default=1
         Number of tokens that the goals are cut into; divides ``n_goals``.
+    boundary : float, default=0.0
+        Noise level at which ``D`` is the identity; above zero in a consistency model.
+    target_min : float or None, default=None
+        In a consistency trajectory model, the lowest level above zero that a jump may end at:
+        `denoise` is then told the end too. ``None`` is a plain denoiser.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class GPTDenoiser(nn.Module):
         joint: bool = False,
         preconditioning: str = "edm",
         n_goal_tokens: int = 1,
+        boundary: float = 0.0,
+        target_min: float | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -83,6 +90,8 @@ class GPTDenoiser(nn.Module):
             "joint": joint,
             "preconditioning": preconditioning,
             "n_goal_tokens": n_goal_tokens,
+            "boundary": boundary,
+            "target_min": target_min,
         }
         if n_goals % n_goal_tokens:
             raise ValueError(f"n_goals={n_goals} cannot be cut into {n_goal_tokens} tokens")
@@ -92,8 +101,11 @@ class GPTDenoiser(nn.Module):
         self.sigma_data = sigma_data
         self.joint = joint
         self.preconditioning = preconditioning
+        self.boundary = boundary
 
         self.noise_embedding = nn.Linear(1, hidden_size)
+        if target_min is not None:
+            self.target_embedding = TargetEmbedding(hidden_size, target_min)
         self.state_embedding = nn.Linear(n_states, hidden_size)
         if n_goals:
             self.goal_embedding = nn.Linear(n_goals // n_goal_tokens, hidden_size)
@@ -141,7 +153,9 @@ class GPTDenoiser(nn.Module):
         """Return the rows (n, T * d + n_goals) as they are: window, oldest first, then goals."""
         return rows
 
-    def denoise(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(
+        self, context: Tensor, actions: Tensor, sigma: Tensor, target: Tensor | None = None
+    ) -> Tensor:
         """Return ``D(a; s, sigma)``, the expected clean action.
 
         Parameters
@@ -153,13 +167,15 @@ class GPTDenoiser(nn.Module):
             answered for its last time step, or whole windows, denoised together.
         sigma : Tensor of shape (n, S) or (n, 1)
             Noise levels.
+        target : Tensor of the shape of ``sigma``, default=None
+            Levels that jumps end at, for a network with ``target_min``.
 
         Returns
         -------
         Tensor of the shape of ``actions``
         """
         c_skip, c_out, _ = self._preconditioning(_like(sigma, actions))
-        return c_skip * actions + c_out * self._answer(context, actions, sigma)
+        return c_skip * actions + c_out * self._answer(context, actions, sigma, target)
 
     def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
         r"""Return :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`, as `denoise` does."""
@@ -190,9 +206,11 @@ class GPTDenoiser(nn.Module):
         return self._answer(context, noisy, sigma) - (actions - c_skip * noisy) / c_out
 
     def _preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return precondition(self.preconditioning, sigma, self.sigma_data)
+        return precondition(self.preconditioning, sigma, self.sigma_data, self.boundary)
 
-    def _answer(self, context: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+    def _answer(
+        self, context: Tensor, noisy: Tensor, sigma: Tensor, target: Tensor | None = None
+    ) -> Tensor:
         """Return the network's output ``F`` for the queries of each row."""
         n, n_queries = noisy.shape[:2]
         *_, c_in = self._preconditioning(_like(sigma, noisy))
@@ -201,15 +219,22 @@ class GPTDenoiser(nn.Module):
         queries = (c_in * noisy).flatten(0, 1)
         queries = queries[:, None] if single else queries
         levels = sigma.expand(n, n_queries).reshape(-1)
+        ends = levels if target is None else target.expand(n, n_queries).reshape(-1)
         row = torch.arange(n, device=noisy.device).repeat_interleave(n_queries)
         states, goals = context.split([self.window_size * self.n_states, self.n_goals], dim=1)
         observed = self._observe(states.unflatten(1, (self.window_size, -1)), goals)
         # Chunks of nearly equal size: a short last one would take kernels that round differently.
         n_chunks = 1 if torch.is_grad_enabled() else max(1, math.ceil(len(queries) / CHUNK_SIZE))
-        chunks = (part.tensor_split(n_chunks) for part in (row, queries, levels))
+        chunks = (part.tensor_split(n_chunks) for part in (row, queries, levels, ends))
         outputs = [
-            self._head(observed.index_select(0, rows), actions, level, last_only=single)
-            for rows, actions, level in zip(*chunks, strict=True)
+            self._head(
+                observed.index_select(0, rows),
+                actions,
+                level,
+                None if target is None else end,
+                last_only=single,
+            )
+            for rows, actions, level, end in zip(*chunks, strict=True)
         ]
         return torch.cat(outputs).view(noisy.shape)
 
@@ -223,13 +248,23 @@ class GPTDenoiser(nn.Module):
             tokens = torch.cat([goal_tokens, tokens], dim=1)
         return tokens + self.position[: tokens.shape[1]]
 
-    def _head(self, observed: Tensor, scaled: Tensor, sigma: Tensor, *, last_only: bool) -> Tensor:
+    def _head(
+        self,
+        observed: Tensor,
+        scaled: Tensor,
+        sigma: Tensor,
+        target: Tensor | None = None,
+        *,
+        last_only: bool,
+    ) -> Tensor:
         """Return ``F`` for scaled actions (m, T', d_a), or (m, 1, d_a) to hold over the window."""
         n_goals = self.n_goal_tokens
         goals, states = observed[:, :n_goals], observed[:, n_goals:]
         position = self.position[n_goals : observed.shape[1]]
         actions = self.action_embedding(scaled) + position
         noise = self.noise_embedding(0.25 * sigma.log()[:, None, None])
+        if target is not None:
+            noise = noise + self.target_embedding(target)[:, None]
         interleaved = torch.stack([states, actions], dim=2).flatten(1, 2)
         tokens = torch.cat([noise, goals, interleaved], dim=1)
         *blocks, last = self.blocks

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skvdd._sklearn import Interval, StrOptions, fit_context, fixed_scaler, with_callbacks
 from skvdd.base import (
-    BasePolicy,
+    DensityPolicy,
     RandomStates,
     check_n_samples,
     draw_seed,
@@ -37,7 +37,7 @@ GRADIENT_WIDTH = 16  # queries that one of the transformer counts for, where its
 PROBES = 32  # random directions of its estimate above
 
 
-class DiffusionPolicy(BasePolicy):
+class DiffusionPolicy(DensityPolicy):
     r"""A diffusion policy: slow, expressive, and the teacher of everything else here.
 
     A network :math:`D` learns to remove Gaussian noise from actions, given the state window, by
@@ -156,7 +156,7 @@ class DiffusionPolicy(BasePolicy):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BasePolicy._parameter_constraints,
+        **DensityPolicy._parameter_constraints,
         "sde": [StrOptions({"ve", "vp"})],
         "architecture": [StrOptions({"context", "gpt"})],
         "sigma_data": [Interval(Real, 0, None, closed="neither")],

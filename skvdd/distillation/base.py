@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvdd._sklearn import fixed_scaler
+from skvdd._sklearn import StrOptions, fixed_scaler
 from skvdd.base import (
     MAX_ACTIONS,
     draw_seed,
@@ -53,6 +53,8 @@ class TeacherView:
         Arguments of the encoder behind ``context``, if it is one that a student can take over.
     noise_min, noise_max : float
         Noise levels at which the score may be asked.
+    start_scale : float
+        Standard deviation of the noise that its samples start from.
     state_scaler, action_scaler : StandardScaler
         The units that teacher and student share; ``state_scaler`` is that of the student's own
         states.
@@ -66,6 +68,7 @@ class TeacherView:
     encoder: dict[str, Any] | None
     noise_min: float
     noise_max: float
+    start_scale: float
     state_scaler: StandardScaler
     action_scaler: StandardScaler
     single_output: bool
@@ -77,12 +80,34 @@ class TeacherMixin:
     teacher: Any
     window_size: int
     goal_dim: int
+    encoder: str
+    state_noise: float
     device: str | torch.device
+    n_actions_: int
+    state_scaler_: StandardScaler
+    action_scaler_: StandardScaler
     interrupted_: bool
+    _single_output: bool
     _callback_fit_ctx: Any
+    _check_training_data: Any
+    _check_training_states: Any
+    _standardise_actions: Any
+
+    _teacher_constraints: ClassVar[dict[str, list[Any]]] = {
+        "teacher": [DiffusionPolicy, Pipeline, FrozenEstimator, ScoreTeacher, None],
+        "encoder": [StrOptions({"auto", "teacher", "mlp", "transformer"})],
+    }
 
     # Lets `fit(..., teacher=...)` pass through meta-estimators when metadata routing is on.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"teacher": True}
+
+    def _check_distillation_data(
+        self, X: ArrayLike, y: ArrayLike | None
+    ) -> tuple[NDArray, NDArray | None]:
+        """Validate ``(X, y)`` and return them as (n, T * d + g) and (n, d_a) or None."""
+        if y is not None:
+            return self._check_training_data(X, y)
+        return self._check_training_states(X), None
 
     def _find_teacher(
         self, teacher: Any, X: ArrayLike, y: ArrayLike | None, rng: np.random.RandomState
@@ -144,10 +169,43 @@ class TeacherMixin:
             encoder=policy.network_.config.get("encoder") if own_states else None,
             noise_min=policy.noise_min,
             noise_max=policy.noise_max,
+            start_scale=policy._noise().start_scale,
             state_scaler=policy.state_scaler_ if own_states else own_scaler,
             action_scaler=policy.action_scaler_,
             single_output=policy._single_output,
         )
+
+    def _check_actions(self, view: TeacherView, actions: NDArray | None) -> None:
+        """Take the teacher's action dimension where no actions are given, else compare it."""
+        n_actions = len(view.action_scaler.scale_)
+        if actions is None:
+            self.n_actions_, self._single_output = n_actions, view.single_output
+        if self.n_actions_ != n_actions:
+            raise ValueError(
+                f"y has {self.n_actions_} action dimensions, but the teacher has {n_actions}."
+            )
+
+    def _has_units_of(self, view: TeacherView) -> bool:
+        """Say whether a teacher has the units that this distiller was fitted with."""
+        units = (
+            (self.state_scaler_, view.state_scaler),
+            (self.action_scaler_, view.action_scaler),
+        )
+        return all(
+            np.array_equal(own.mean_, its.mean_) and np.array_equal(own.scale_, its.scale_)
+            for own, its in units
+        )
+
+    def _action_rows(self, view: TeacherView, actions: NDArray | None, seed: int) -> Tensor:
+        """Return the given actions, or else some of the teacher, standardised, on the device."""
+        if actions is None:
+            return sample_actions(view, seed)
+        return self._standardise_actions(actions).to(resolve_device(self.device))
+
+    def _contexts(self, view: TeacherView) -> Tensor | None:
+        """Return the teacher's contexts of all rows where they can be computed once for all."""
+        # Noised states must be encoded anew in every step; those behind a pipeline cannot be.
+        return encode(view) if self.state_noise == 0 or not view.own_states else None
 
 
 def last_step(teacher: Any) -> Any:
@@ -212,6 +270,7 @@ def _view_score(
         encoder=None,
         noise_min=teacher.noise_min,
         noise_max=teacher.noise_max,
+        start_scale=teacher.noise_max,
         state_scaler=state_scaler,
         action_scaler=action_scaler,
         single_output=False,

@@ -11,16 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
 from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
 from skvdd.base import draw_seed, resolve_device, seeded_network
 from skvdd.diffusion.noise import check_noise_range
-from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.teacher import ScoreTeacher
-from skvdd.distillation.base import TeacherMixin, TeacherView, encode, sample_actions
+from skvdd.distillation.base import TeacherMixin, TeacherView
 from skvdd.distillation.vdd import Distillation
 from skvdd.mixture.base import BaseMixturePolicy
 from skvdd.mixture.em import em_update
@@ -88,7 +85,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         or one that is trained. ``"auto"`` is the teacher's where it has one, else ``"mlp"``.
     hidden_size, n_layers, n_heads : int, default=128, 2, 4
         Width, layers of encoder and head, attention heads (transformer only).
-    max_iter, batch_size : int, default=1500, 512
+    max_iter, batch_size : int, default=1500, 128
         Iterations, and rows in a minibatch.
     learning_rate, weight_decay : float, default=5e-4, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
@@ -145,7 +142,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseMixturePolicy._parameter_constraints,
-        "teacher": [DiffusionPolicy, Pipeline, FrozenEstimator, ScoreTeacher, None],
+        **TeacherMixin._teacher_constraints,
         "objective": [StrOptions({"smoothed", "published"})],
         "noise": [StrOptions({"loguniform", "interval", "anneal", "uniform", "min", "max"})],
         "noise_min": [Interval(Real, 0, None, closed="neither")],
@@ -158,7 +155,6 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         "gating_actions": [StrOptions({"data", "teacher"})],
         "init": [StrOptions({"em", "kmeans", "random"})],
         "init_iter": [Interval(Integral, 0, None, closed="left")],
-        "encoder": [StrOptions({"auto", "teacher", "mlp", "transformer"})],
     }
 
     def __init__(
@@ -186,7 +182,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         n_layers: int = 2,
         n_heads: int = 4,
         max_iter: int = 1500,
-        batch_size: int = 512,
+        batch_size: int = 128,
         learning_rate: float = 5e-4,
         weight_decay: float = 1e-3,
         ema_decay: float = 0.998,
@@ -318,22 +314,9 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
 
     # -- private steps ---------------------------------------------------------------------------
 
-    def _check_distillation_data(
-        self, X: ArrayLike, y: ArrayLike | None
-    ) -> tuple[NDArray, NDArray | None]:
-        if y is not None:
-            return self._check_training_data(X, y)
-        return self._check_training_states(X), None
-
     def _check_against_teacher(self, view: TeacherView, actions: NDArray | None) -> None:
         """Raise a ValueError where data or parameters do not fit the teacher."""
-        n_actions = len(view.action_scaler.scale_)
-        if actions is None:
-            self.n_actions_, self._single_output = n_actions, view.single_output
-        if self.n_actions_ != n_actions:
-            raise ValueError(
-                f"y has {self.n_actions_} action dimensions, but the teacher has {n_actions}."
-            )
+        self._check_actions(view, actions)
         low, high = view.noise_min, view.noise_max
         if self.noise in BOUNDED and not low <= self.noise_min < self.noise_max <= high:
             raise ValueError(
@@ -349,14 +332,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
 
     def _check_same_teacher(self, view: TeacherView) -> None:
         """Raise a ValueError if a warm start would mix the units or encoders of two teachers."""
-        units = (
-            (self.state_scaler_, view.state_scaler),
-            (self.action_scaler_, view.action_scaler),
-        )
-        same = all(
-            np.array_equal(own.mean_, its.mean_) and np.array_equal(own.scale_, its.scale_)
-            for own, its in units
-        )
+        same = self._has_units_of(view)
         own = self.network_.encoder
         if same and not any(p.requires_grad for p in own.parameters()):
             its = {} if view.encoder is None else view.model.encoder.state_dict()
@@ -389,10 +365,6 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             network.encoder = copy.deepcopy(view.model.encoder).cpu().requires_grad_(False)
         return network
 
-    def _encoder_config(self) -> dict[str, Any]:
-        config = super()._encoder_config()
-        return config | {"kind": "mlp" if self.encoder == "auto" else self.encoder}
-
     def _prepare(
         self,
         view: TeacherView,
@@ -403,18 +375,13 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         """Bring everything that the two steps need to the device."""
         device = resolve_device(self.device)
         sampling_seed, training_seed = draw_seed(rng), draw_seed(rng)
-        if actions is None or self.gating_actions == "teacher":
-            action_rows = sample_actions(view, sampling_seed)
-        else:
-            action_rows = self._standardise_actions(actions).to(device)
-        # Noised states must be encoded anew in every step; those behind a pipeline cannot be.
-        encode_once = self.state_noise == 0 or not view.own_states
+        demonstrated = actions if self.gating_actions == "data" else None
         return Distillation(
             network=self._network(),
             teacher=view.model,
             states=self._standardise_states(states).to(device),
-            actions=action_rows,
-            contexts=encode(view) if encode_once else None,
+            actions=self._action_rows(view, demonstrated, sampling_seed),
+            contexts=self._contexts(view),
             shares_encoder=not any(p.requires_grad for p in self.network_.encoder.parameters()),
             objective=self.objective,
             noise=self.noise,

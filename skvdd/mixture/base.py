@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from skvdd._sklearn import Interval, StrOptions
-from skvdd.base import BasePolicy, RandomStates, check_n_samples, row_noise
+from skvdd.base import DensityPolicy, RandomStates, check_n_samples, row_noise
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
@@ -22,7 +22,7 @@ INITIAL_SCALE = 0.1  # least standard deviation of an expert at the start, in st
 CLUSTERED_ROWS = 20_000  # rows that k-means looks at: more do not move eight centres
 
 
-class BaseMixturePolicy(BasePolicy):
+class BaseMixturePolicy(DensityPolicy):
     r"""Base class of policies :math:`q(a|s) = \sum_z \xi_z(s) N(a; \mu_z(s), \Sigma_z(s))` (eq. 3).
 
     A subclass trains ``network_``, a `skvdd.nn.mixture_network.MixtureNetwork`.
@@ -30,7 +30,7 @@ class BaseMixturePolicy(BasePolicy):
 
     network_: MixtureNetwork
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BasePolicy._parameter_constraints,
+        **DensityPolicy._parameter_constraints,
         "n_experts": [Interval(Integral, 1, None, closed="left")],
         "covariance": [StrOptions({"full", "diag"})],
     }

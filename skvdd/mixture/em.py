@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
 from torch import Tensor
 
-from skvdd._sklearn import fit_context, with_callbacks
-from skvdd.base import draw_seed, resolve_device, seeded_network
-from skvdd.mixture.base import BaseMixturePolicy
+from skvdd.mixture.imitation import ImitatingMixturePolicy
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
@@ -88,7 +83,7 @@ def em_update(
     return Update("complete_nll", loss, parameters, learning_rate)
 
 
-class GaussianMoEPolicy(BaseMixturePolicy):
+class GaussianMoEPolicy(ImitatingMixturePolicy):
     r"""A mixture of Gaussian experts, trained by maximum likelihood.
 
     The baseline that a distilled mixture has to beat ("EM-GPT" in the VDD paper). Every minibatch
@@ -166,6 +161,8 @@ class GaussianMoEPolicy(BaseMixturePolicy):
     (3, 2)
     """
 
+    _stage = "maximum likelihood"
+
     def __init__(
         self,
         n_experts: int = 8,
@@ -205,71 +202,14 @@ class GaussianMoEPolicy(BaseMixturePolicy):
         self.random_state = random_state
         self.warm_start = warm_start
 
-    @with_callbacks
-    @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Fit the mixture to demonstrations.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows, oldest state first.
-        y : array-like of shape (n, d_a) or (n,)
-            The action taken after each window.
-
-        Returns
-        -------
-        self : GaussianMoEPolicy
-
-        Raises
-        ------
-        ValueError
-            If an argument or the data break a rule; before any training.
-        FloatingPointError
-            If the loss ceases to be finite.
-        """
-        states, actions = self._check_training_data(X, y)
-        goes_on = self._goes_on()
-        self._begin_fit(n_stages=1)
-        rng = check_random_state(self.random_state)
-        if not goes_on:
-            self._fit_scalers(states, actions)
-            self.network_ = self._build(draw_seed(rng))
-            self._place_experts(self._standardise_actions(actions), draw_seed(rng))
-        self._learn(states, actions, draw_seed(rng))
-        return self._end_fit()
-
-    def _build(self, seed: int) -> MixtureNetwork:
-        return seeded_network(
-            lambda: MixtureNetwork(
-                self._encoder_config(),
-                self.n_experts,
-                self.n_actions_,
-                self.hidden_size,
-                self.n_layers,
-                self.covariance,
-                learn_gating=True,
-            ),
-            seed,
-        )
-
-    def _learn(self, states: NDArray, actions: NDArray, seed: int) -> None:
-        device = resolve_device(self.device)
-        generator = torch.Generator(device).manual_seed(seed)
-        network = self._network()
-        update = em_update(
+    def _update(
+        self, network: MixtureNetwork, states: Tensor, actions: Tensor, generator: torch.Generator
+    ) -> Update:
+        return em_update(
             network,
-            self._standardise_states(states).to(device),
-            self._standardise_actions(actions).to(device),
+            states,
+            actions,
             state_noise=self.state_noise,
             learning_rate=self.learning_rate,
-            generator=generator,
-        )
-        self._train(
-            network,
-            [update],
-            len(states),
-            stage="maximum likelihood",
-            max_iter=self.max_iter,
             generator=generator,
         )

@@ -1,4 +1,4 @@
-"""The container: windows, subsets, files; and the set that comes with the library."""
+"""The container: windows, subsets, files; and the sets that come with the library."""
 
 import json
 import re
@@ -12,9 +12,12 @@ import pytest
 from scipy.stats import chisquare
 
 from skvdd.datasets import Demonstrations, Episode, append_goals, load_demonstrations
+from skvdd.datasets.demonstrations import EMBEDDED
 from skvdd.datasets.demonstrations import Demonstrations as SameDemonstrations
+from skvdd.envs.avoiding import ROW_Y, gaps_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+VARIANTS = EMBEDDED[1:]
 
 
 def refused(message, error=ValueError):
@@ -441,7 +444,7 @@ def test_damage_never_shows_as_another_error(tmp_path):
         np.testing.assert_equal(str(error).startswith(f"{path} is damaged"), True)
 
 
-# -- the embedded set -------------------------------------------------------------------------
+# -- the embedded sets ------------------------------------------------------------------------
 
 
 def test_the_embedded_set():
@@ -453,15 +456,76 @@ def test_the_embedded_set():
     assert demos.metadata["environment"] == "skvdd/Avoiding-v0"
 
 
-def test_the_embedded_file_is_small():
-    assert (REPOSITORY / "skvdd/datasets/data/avoiding.npz").stat().st_size < 500_000
+@pytest.mark.parametrize("task", EMBEDDED)
+def test_the_embedded_files_are_small(task):
+    assert (REPOSITORY / f"skvdd/datasets/data/{task}.npz").stat().st_size < 450_000
 
 
+def test_every_embedded_file_can_be_loaded_by_its_name():
+    names = {path.stem for path in (REPOSITORY / "skvdd/datasets/data").iterdir()}
+    assert names == set(EMBEDDED)
+
+
+@pytest.mark.parametrize("task", VARIANTS)
+def test_the_embedded_variants(task):
+    demos = load_demonstrations(task)
+    assert (demos.name, len(demos), len(set(demos.behaviors))) == (task, 96, 24)
+    assert demos.metadata["style"] == task.removeprefix("avoiding-")
+    assert demos.metadata["random_state"] == 0
+    assert 96 <= demos.metadata["n_attempts"] <= 400
+    states, actions, _ = demos.windows()
+    assert states.shape[1:] == (1, 4)
+    assert actions.shape[1:] == (2,)
+    assert states.dtype == actions.dtype == np.float32
+    assert max(map(len, demos)) <= 200
+
+
+@pytest.mark.parametrize("task", ["avoiding-longtail", "avoiding-human"])
+def test_the_long_tail_is_as_documented(task):
+    counts = sorted(Counter(load_demonstrations(task).behaviors).values(), reverse=True)
+    assert counts == [21, 11, 8, 6, 5, 4, 4, 4, 3, 3, 3, 3] + 9 * [2] + 3 * [1]
+
+
+@pytest.mark.parametrize("task", ["avoiding-hesitant", "avoiding-human"])
+def test_hesitation_stands_still_and_hurries(task):
+    demos = load_demonstrations(task)
+    steps = np.linalg.norm(demos.windows()[1], axis=1)
+    slow, fast = np.quantile(steps[steps > 0.0005], [0.05, 0.95])
+    assert 0.10 < np.mean(steps < 0.0005) < 0.20
+    assert 3.0 < fast / slow < 4.5
+    assert 0.02 < steps.max() < 0.03
+    n_pausing = [np.count_nonzero(np.hypot(*e.actions.T) < 0.0005) for e in demos]
+    assert np.mean(np.array(n_pausing) >= 5) > 0.75
+
+
+def late_ambiguity(demos):
+    """Return how often the nearest states of other episodes go through another next gap.
+
+    Of the states 5 to 8 cm before a row, the mean over rows.
+    """
+    states, _, groups = demos.windows()
+    states, gaps = states[:, 0], np.array([gaps_of(b) for b in demos.behaviors])[groups]
+    shares = []
+    for row, y in enumerate(ROW_Y):
+        late = (states[:, 3] > y - 0.08) & (states[:, 3] < y - 0.05)
+        near, gap, group = states[late], gaps[late, row], groups[late]
+        distance = np.linalg.norm(near[:, None] - near, axis=-1)
+        distance[group[:, None] == group] = np.inf
+        neighbors = np.argsort(distance, axis=1)[:, :10]
+        shares.append(np.mean(gap[neighbors] != gap[:, None]))
+    return np.mean(shares)
+
+
+@pytest.mark.parametrize("task", ["avoiding-overlapping", "avoiding-human"])
+def test_overlapping_behaviours_share_states_until_late(task):
+    assert late_ambiguity(load_demonstrations("avoiding")) < 0.13
+    assert late_ambiguity(load_demonstrations(task)) > 0.25
+
+
+@pytest.mark.parametrize("task", ["avoiding", "avoiding-hesitant", "avoiding-overlapping"])
 @pytest.mark.parametrize("n_episodes", [1, 8, 24, 40])
-def test_a_beginning_spreads_over_behaviours_and_gaps(n_episodes):
-    from skvdd.envs.avoiding import gaps_of
-
-    demos = load_demonstrations("avoiding", n_episodes)
+def test_a_beginning_spreads_over_behaviours_and_gaps(task, n_episodes):
+    demos = load_demonstrations(task, n_episodes)
     assert len(demos) == n_episodes
     counts = Counter(demos.behaviors)
     assert len(counts) == min(n_episodes, 24)
@@ -472,7 +536,10 @@ def test_a_beginning_spreads_over_behaviours_and_gaps(n_episodes):
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones():
-    with refused("task must be one of 'avoiding', got 'juggling'."):
+    with refused(
+        "task must be one of 'avoiding', 'avoiding-hesitant', 'avoiding-overlapping', "
+        "'avoiding-longtail', 'avoiding-human', got 'juggling'."
+    ):
         load_demonstrations("juggling")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skvdd.diffusion.denoiser import ContextDenoiser
+from skvdd.diffusion.denoiser import ContextDenoiser, precondition
 
 ENCODER = {
     "kind": "mlp",
@@ -23,8 +23,8 @@ def seeded():
         yield
 
 
-def make_denoiser(n_actions=2):
-    return ContextDenoiser(ENCODER, n_actions, 8, 2, SIGMA_DATA).double()
+def make_denoiser(n_actions=2, **arguments):
+    return ContextDenoiser(ENCODER, n_actions, 8, 2, SIGMA_DATA, **arguments).double()
 
 
 def perturb(network):
@@ -163,3 +163,73 @@ def test_the_configuration_rebuilds_the_same_network(kind):
     assert torch.equal(
         again.denoise(context, actions, sigma), network.denoise(context, actions, sigma)
     )
+
+
+# -- consistency models ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["edm", "noise"])
+def test_at_the_boundary_the_denoiser_is_the_identity_to_the_last_bit(kind):
+    network = perturb(make_denoiser(preconditioning=kind, boundary=0.03))
+    context, actions = normal(4, 12), normal(4, 5, 2)
+    sigma = torch.full((4, 5), 0.03, dtype=torch.float64)
+    assert torch.equal(network.denoise(context, actions, sigma), actions)
+    assert not torch.allclose(network.denoise(context, actions, 2 * sigma), actions, atol=1e-3)
+
+
+def test_preconditioning_with_a_boundary_is_that_of_song():
+    sigma = levels(20) + 0.1
+    above = sigma - 0.1
+    c_skip, c_out, c_in = precondition("edm", sigma, 0.5, 0.1)
+    torch.testing.assert_close(c_skip, 0.25 / (above**2 + 0.25))
+    torch.testing.assert_close(c_out, 0.5 * above / (sigma**2 + 0.25).sqrt())
+    torch.testing.assert_close(c_in, 1 / (sigma**2 + 0.25).sqrt())
+    c_skip, c_out, c_in = precondition("noise", sigma, 0.5, 0.1)
+    torch.testing.assert_close(c_skip, torch.ones_like(sigma))
+    torch.testing.assert_close(c_out, -above)
+    torch.testing.assert_close(c_in, 1 / (sigma**2 + 1).sqrt())
+
+
+@pytest.mark.parametrize("kind", ["edm", "noise"])
+def test_without_a_boundary_nothing_changes_to_the_last_bit(kind):
+    sigma = levels(20)
+    variance = sigma.square() + 0.25
+    expected = {
+        "edm": (0.25 / variance, sigma * 0.5 * variance.rsqrt(), variance.rsqrt()),
+        "noise": (torch.ones_like(sigma), -sigma, (1 + sigma.square()).rsqrt()),
+    }[kind]
+    for actual, before in zip(precondition(kind, sigma, 0.5), expected, strict=True):
+        assert torch.equal(actual, before)
+
+
+def test_the_end_of_a_jump_says_nothing_at_first():
+    plain, jumping = perturb(make_denoiser()), make_denoiser(target_min=0.1)
+    jumping.load_state_dict({**jumping.state_dict(), **plain.state_dict()})
+    context, actions, sigma = normal(4, 12), normal(4, 5, 2), levels(4, 5)
+    answer = jumping.denoise(context, actions, sigma, 0.5 * sigma)
+    torch.testing.assert_close(answer, plain.denoise(context, actions, sigma), atol=0, rtol=0)
+    perturb(jumping.target_embedding)
+    other = jumping.denoise(context, actions, sigma, 0.5 * sigma)
+    assert ((other - answer).abs().amax(dim=-1) > 1e-6).all()
+    ends = torch.stack([jumping.target_embedding(end) for end in torch.tensor([0.0, 0.1, 5.0])])
+    assert torch.pdist(ends).min() > 0.1
+
+
+def test_a_jump_may_end_at_level_zero():
+    network = perturb(make_denoiser(target_min=0.1))
+    actions = normal(4, 5, 2).requires_grad_()
+    answer = network.denoise(normal(4, 12), actions, levels(4, 5), torch.zeros(4, 5).double())
+    answer.sum().backward()
+    assert answer.isfinite().all()
+    assert actions.grad.isfinite().all()
+    head = dict(network.named_parameters())
+    assert head["target_embedding.linear.weight"].grad.abs().max() > 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_a_configuration_from_before_consistency_models_builds_a_plain_denoiser():
+    network = make_denoiser()
+    older = {k: v for k, v in network.config.items() if k not in {"boundary", "target_min"}}
+    again = ContextDenoiser(**older).double()
+    again.load_state_dict(network.state_dict())
+    assert again.config == network.config

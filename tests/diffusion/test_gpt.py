@@ -327,3 +327,32 @@ def test_the_configuration_rebuilds_the_same_network(arguments):
 def test_goals_that_cannot_be_cut_into_tokens_are_refused():
     with pytest.raises(ValueError, match="n_goals=3 cannot be cut into 2 tokens"):
         make_denoiser(n_goals=3, n_goal_tokens=2)
+
+
+# -- consistency models ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["edm", "noise"])
+def test_at_the_boundary_the_denoiser_is_the_identity_to_the_last_bit(kind):
+    network = make_denoiser(preconditioning=kind, boundary=0.03)
+    rows, actions = normal(5, 12), normal(5, 3, 2)
+    sigma = torch.full((5, 3), 0.03, dtype=torch.float64)
+    assert torch.equal(network.denoise(rows, actions, sigma), actions)
+    assert not torch.allclose(network.denoise(rows, actions, 2 * sigma), actions, atol=1e-3)
+
+
+def test_the_end_of_a_jump_says_nothing_at_first_and_may_be_level_zero():
+    plain = make_denoiser()
+    jumping = GPTDenoiser(**(plain.config | {"target_min": 0.1})).double()
+    jumping.load_state_dict({**jumping.state_dict(), **plain.state_dict()})
+    rows, actions, sigma = normal(5, 12), normal(5, 3, 2), levels(5, 3)
+    end = torch.zeros(5, 3, dtype=torch.float64)
+    answer = jumping.denoise(rows, actions, sigma, end)
+    torch.testing.assert_close(answer, plain.denoise(rows, actions, sigma), atol=0, rtol=0)
+    perturb(jumping.target_embedding)
+    other = jumping.denoise(rows, actions, sigma, end)
+    assert ((other - answer).abs().amax(dim=-1) > 1e-6).all()
+    assert not torch.equal(other, jumping.denoise(rows, actions, sigma, end + 0.1))
+    one_end = jumping.denoise(rows, actions, sigma[:, :1], end[:, :1])
+    expected = jumping.denoise(rows, actions, sigma[:, :1].expand(5, 3), end)
+    torch.testing.assert_close(one_end, expected)

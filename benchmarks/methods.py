@@ -1,0 +1,208 @@
+"""The methods of the paper's tables, and what of each is searched for.
+
+Every method has the library's defaults, but for what the paper searched over (its table 4): those
+come from ``tuned.json`` in the results of a task, which ``python -m benchmarks.paper tune`` writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.runs import Run, Training
+from skvdd import (
+    ConsistencyDistiller,
+    ConsistencyTrajectoryDistiller,
+    DiffusionPolicy,
+    GaussianMoEPolicy,
+    IMCPolicy,
+    VDDDistiller,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark task.
+
+    Parameters
+    ----------
+    name, env_id : str
+        Name in the command line, and its environment.
+    demonstrations : str
+        Embedded set to learn from.
+    window_size : int
+        States that a policy sees.
+    """
+
+    name: str
+    env_id: str
+    demonstrations: str
+    window_size: int
+
+
+TASKS = {task.name: task for task in [Task("avoiding", "skvdd/Avoiding-v0", "avoiding", 5)]}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of a table.
+
+    Parameters
+    ----------
+    name : str
+        As the paper calls it.
+    make : callable
+        Builds the unfitted estimator.
+    teacher : str or None, default=None
+        The method that is distilled.
+    trained_as : str or None, default=None
+        The method whose policy this one is, under other settings.
+    settings : dict, default={}
+        Those settings.
+    candidates : tuple of dict, default=()
+        Parameters that a search compares; the first is the library's default.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    teacher: str | None = None
+    trained_as: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    candidates: tuple[dict[str, Any], ...] = ()
+
+
+def grid(**values: tuple[Any, ...]) -> tuple[dict[str, Any], ...]:
+    """Return all combinations of some parameters, the last varying fastest."""
+    return tuple(dict(zip(values, point, strict=True)) for point in product(*values.values()))
+
+
+# Eight candidates for each method that the paper searched for, the library's default first. Its own
+# choice for Avoiding is among them.
+VDD_CANDIDATES = (
+    {},
+    {"noise_min": 0.2},
+    {"noise_min": 0.2, "noise_max": 0.8},
+    {"noise_max": 1.0},
+    {"noise_min": 0.05},
+    {"noise_max": 0.3},
+    {"n_experts": 4},
+    {"n_experts": 16},
+)
+PAPER_CD = {"n_levels": 2, "target_decay": 0.9999}
+PAPER_CTM = {"n_levels": 20, "target_decay": 0.9999}
+METHODS = {
+    method.name: method
+    for method in [
+        Method("VP", lambda **p: DiffusionPolicy(sde="vp", **p)),
+        Method("VE", lambda **p: DiffusionPolicy(sde="ve", **p)),
+        Method("VP-1", DiffusionPolicy, trained_as="VP", settings={"n_steps": 1}),
+        Method("VE-1", DiffusionPolicy, trained_as="VE", settings={"n_steps": 1}),
+        Method(
+            "CD-VE",
+            ConsistencyDistiller,
+            "VE",
+            candidates=({}, *grid(n_levels=(10, 40, 80), target_decay=(0.95, 0.99)), PAPER_CD),
+        ),
+        Method(
+            "CTM-VE",
+            ConsistencyTrajectoryDistiller,
+            "VE",
+            candidates=({}, *grid(n_levels=(5, 10, 40), target_decay=(0.95, 0.99)), PAPER_CTM),
+        ),
+        Method("VDD-VP", VDDDistiller, "VP", candidates=VDD_CANDIDATES),
+        Method("VDD-VE", VDDDistiller, "VE", candidates=VDD_CANDIDATES),
+        Method(
+            "EM",
+            GaussianMoEPolicy,
+            candidates=grid(n_experts=(8, 4, 20, 50), max_iter=(4000, 8000)),
+        ),
+        Method("IMC", IMCPolicy, candidates=grid(n_experts=(8, 20), eta=(1.0, 0.5, 2.0, 5.0))),
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of a command share.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    folder : Path
+        Its results.
+    n_rollouts : int
+        Rollouts of each run.
+    shortening : int
+        Iterations of every training are divided by it.
+    tuned : dict
+        Parameters that the search chose, by method.
+    """
+
+    task: Task
+    folder: Path
+    n_rollouts: int
+    shortening: int
+    tuned: dict[str, dict[str, Any]]
+
+    def run(
+        self,
+        method: str,
+        seed: int,
+        *,
+        name: str | None = None,
+        demonstrations: str | None = None,
+        n_demonstrations: int | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> Run:
+        """Return a run of a method; parameters replace the tuned ones."""
+        training = self.training(
+            method,
+            seed,
+            demonstrations=demonstrations,
+            n_demonstrations=n_demonstrations,
+            parameters=parameters,
+        )
+        settings = METHODS[method].settings
+        return Run(name or method, training, self.task.env_id, self.n_rollouts, seed, settings)
+
+    def training(
+        self,
+        method: str,
+        seed: int,
+        *,
+        demonstrations: str | None = None,
+        n_demonstrations: int | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> Training:
+        """Return the training of a method, and of its teacher of the same seed and data."""
+        row = METHODS[method]
+        data: dict[str, Any] = {
+            "demonstrations": demonstrations or self.task.demonstrations,
+            "n_demonstrations": n_demonstrations,
+        }
+        if row.trained_as:
+            return self.training(row.trained_as, seed, **data)
+        estimator = row.make(window_size=self.task.window_size, random_state=seed)
+        estimator.set_params(**{**self.tuned.get(method, {}), **(parameters or {})})
+        for name in {"max_iter", "init_iter"} & estimator.get_params().keys():
+            shorter = max(1, getattr(estimator, name) // self.shortening)
+            estimator.set_params(**{name: shorter})
+        teacher = self.training(row.teacher, seed, **data) if row.teacher else None
+        return Training(estimator, teacher=teacher, **data)
+
+
+def read_tuned(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the search chose for each method; nothing before there was one."""
+    path = folder / "tuned.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def candidate_name(method: str, parameters: dict[str, Any]) -> str:
+    """Return the row of a candidate in the table of a search."""
+    setting = " ".join(f"{name}={value:g}" for name, value in parameters.items())
+    return f"{method} {setting or 'default'}"

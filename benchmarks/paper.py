@@ -1,0 +1,218 @@
+"""The tables and figures of the paper, each by one command.
+
+    python -m benchmarks.paper tune --jobs 2
+    python -m benchmarks.paper table1 table2 --seeds 4 --jobs 2
+    python -m benchmarks.paper all --budget quick
+
+What is needed is trained, one thread a run; trained policies and finished runs are kept, and a
+second call goes on where the first stopped. A run that fails is reported at the end and harms no
+other. Every run leaves one JSON file with all its parameters; a table is Markdown, with the
+paper's own figures beside ours, and a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import reports
+from benchmarks.methods import METHODS, TASKS, Plan, candidate_name, read_tuned
+from benchmarks.reports import Records
+from benchmarks.runs import Run, execute, write
+
+BUDGETS = {"full": (200, 1), "quick": (40, 8)}  # rollouts of a run, divisor of iterations
+TUNING_SEED = 100  # never one that is reported
+TUNING_ROLLOUTS = 100
+
+TEACHERS = ("VP", "VE")
+LEARNERS = ("VE", "VDD-VE", "EM", "IMC")
+TABLE_1 = ("VP", "VE", "VP-1", "VE-1", "CD-VE", "CTM-VE", "VDD-VP", "VDD-VE")
+TABLE_2 = ("EM", "IMC", "VDD-VP", "VDD-VE")
+N_EXPERTS = (1, 2, 4, 8, 16, 32)
+NOISES = ("min", "max", "uniform", "interval", "anneal", "loguniform")
+BOUNDS = ((0.03, 0.1), (0.05, 0.25), (0.1, 0.5), (0.1, 1.0), (0.2, 0.5), (0.4, 1.0))
+STEPS = (16, 32, 64)
+DIFFICULTIES = {
+    "clean": ("avoiding", None),
+    "clean, 24 episodes": ("avoiding", 24),
+    "overlapping": ("avoiding-overlapping", None),
+    "hesitant": ("avoiding-hesitant", None),
+    "long tail": ("avoiding-longtail", None),
+    "human-like": ("avoiding-human", None),
+    "human-like, 24 episodes": ("avoiding-human", 24),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure: the runs it needs, and how it is written."""
+
+    title: str
+    runs: Callable[[Plan, Sequence[int]], list[Run]]
+    report: Callable[[Plan, str, str, Records], str]
+
+
+# -- what is run ----------------------------------------------------------------------------------
+
+
+def methods(*names: str) -> Callable[[Plan, Sequence[int]], list[Run]]:
+    """Return the plan of a table: each method with each seed."""
+    return lambda plan, seeds: [plan.run(name, seed) for name in names for seed in seeds]
+
+
+def students(variants: dict[str, dict[str, Any]]) -> Callable[[Plan, Sequence[int]], list[Run]]:
+    """Return the plan of an ablation: VDD from the VE teacher with other parameters."""
+    return lambda plan, seeds: [
+        plan.run("VDD-VE", seed, name=name, parameters=parameters)
+        for name, parameters in variants.items()
+        for seed in seeds
+    ]
+
+
+def sampler_steps(plan: Plan, seeds: Sequence[int]) -> list[Run]:
+    """Return the plan of table 5: both teachers with more steps."""
+    return [
+        replace(plan.run(teacher, seed), name=f"{teacher}-{steps}", settings={"n_steps": steps})
+        for teacher in TEACHERS
+        for steps in STEPS
+        for seed in seeds
+    ]
+
+
+def difficulties(plan: Plan, seeds: Sequence[int]) -> list[Run]:
+    """Return the plan of the comparison on ever harder demonstrations."""
+    return [
+        plan.run(
+            method,
+            seed,
+            name=f"{method}, {name}",
+            demonstrations=demonstrations,
+            n_demonstrations=n_demonstrations,
+        )
+        for name, (demonstrations, n_demonstrations) in DIFFICULTIES.items()
+        for method in LEARNERS
+        for seed in seeds
+    ]
+
+
+def candidates(plan: Plan, seeds: Sequence[int]) -> list[Run]:
+    """Return the plan of the search: every candidate of every method, on a seed of its own."""
+    untuned = replace(plan, tuned={}, n_rollouts=min(TUNING_ROLLOUTS, plan.n_rollouts))
+    return [
+        untuned.run(name, TUNING_SEED, name=candidate_name(name, parameters), parameters=parameters)
+        for name, method in METHODS.items()
+        for parameters in method.candidates
+    ]
+
+
+def nothing(plan: Plan, seeds: Sequence[int]) -> list[Run]:
+    """Return the plan of what is measured on policies of other experiments."""
+    return []
+
+
+# -- the experiments ------------------------------------------------------------------------------
+
+EXPERIMENTS = {
+    "tune": Experiment(
+        "Search: the parameters that the paper searched", candidates, reports.search
+    ),
+    "table1": Experiment(
+        "Table 1: distillation, and the teachers", methods(*TABLE_1), reports.comparison
+    ),
+    "table2": Experiment(
+        "Table 2: mixtures of experts, learnt and distilled", methods(*TABLE_2), reports.comparison
+    ),
+    "table3": Experiment("Table 3: time of one action", nothing, reports.action_times),
+    "table5": Experiment("Table 5: steps of the sampler", sampler_steps, reports.steps),
+    "table7": Experiment("Table 7: size and seconds of a student", nothing, reports.sizes),
+    "figure3a": Experiment(
+        "Figure 3a: number of experts",
+        students({f"VDD-VE, {n} experts": {"n_experts": n} for n in N_EXPERTS}),
+        reports.against_experts,
+    ),
+    "figure3b": Experiment(
+        "Figure 3b: with and without a gating",
+        students({"with gating": {}, "without gating": {"learn_gating": False}}),
+        reports.dots,
+    ),
+    "figure3d": Experiment(
+        "Figure 3d: choices of the noise level",
+        students({noise: {"noise": noise} for noise in NOISES}),
+        reports.dots,
+    ),
+    "bounds": Experiment(
+        "Bounds: of the noise level",
+        students(
+            {f"{low:g} to {high:g}": {"noise_min": low, "noise_max": high} for low, high in BOUNDS}
+        ),
+        reports.dots,
+    ),
+    "figure4": Experiment("Figure 4: rollouts by expert", nothing, reports.trajectories),
+    "difficulty": Experiment(
+        "Difficulty: harder demonstrations", difficulties, reports.difficulties
+    ),
+}
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiments", nargs="+", choices=[*EXPERIMENTS, "all"])
+    parser.add_argument("--task", choices=TASKS, default="avoiding")
+    parser.add_argument("--seeds", type=int, default=4, help="how many seeds, from 0")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--budget", choices=BUDGETS, default="full")
+    parser.add_argument("--output", type=Path, help="folder of the results")
+    arguments = parser.parse_args()
+    names = list(EXPERIMENTS) if "all" in arguments.experiments else arguments.experiments
+    folder = arguments.output or default_folder(arguments.task, arguments.budget)
+    failures = []
+    for name in names:
+        failures += conduct(
+            name, arguments.task, folder, arguments.budget, arguments.seeds, arguments.jobs
+        )
+    if failures:
+        sys.exit("\n".join([f"{len(failures)} runs failed:", *failures]))
+
+
+def default_folder(task: str, budget: str) -> Path:
+    """Return where results go: quick ones never among those that are published."""
+    return Path("docs/results" if budget == "full" else "benchmarks/results") / task
+
+
+def conduct(name: str, task: str, folder: Path, budget: str, n_seeds: int, jobs: int) -> list[str]:
+    """Run an experiment, write its table, and return what failed."""
+    experiment = EXPERIMENTS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    n_rollouts, shortening = BUDGETS[budget]
+    plan = Plan(TASKS[task], folder, n_rollouts, shortening, read_tuned(folder))
+    runs = experiment.runs(plan, range(n_seeds))
+    print(f"{experiment.title}: {len(runs)} runs", flush=True)
+    failures = execute(runs, folder / "runs", jobs)
+    records: Records = {}
+    for run in runs:
+        if run.path(folder / "runs").is_file():
+            records.setdefault(run.name, []).append(run.record(folder / "runs"))
+    if not records and runs:
+        return failures
+    table = experiment.report(plan, name, experiment.title, records)
+    text = "\n\n".join([f"## {experiment.title}", _how(name, plan, n_seeds), table])
+    write(folder / f"{name}.md", text + "\n")
+    print(f"\n{text}\n", flush=True)
+    return failures
+
+
+def _how(name: str, plan: Plan, n_seeds: int) -> str:
+    """Return the sentence that says what made a table."""
+    command = f"`python -m benchmarks.paper {name} --task {plan.task.name} --seeds {n_seeds}`"
+    rollouts = f"{plan.n_rollouts} rollouts a seed"
+    spread = "mean ± standard deviation over seeds [95 % interval of the mean, Student's t]"
+    return f"{command}: {rollouts}, {spread}."
+
+
+if __name__ == "__main__":
+    main()

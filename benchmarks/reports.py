@@ -1,0 +1,249 @@
+"""How the results of an experiment are written: Markdown, and a picture of the same name."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks import published
+from benchmarks.figures import Summary, dot_plot, grouped_dot_plot, line_plot, save, summarise
+from benchmarks.methods import METHODS, Plan, candidate_name
+from benchmarks.runs import machine, write
+from skvdd.evaluation import evaluate_policy, time_action
+from skvdd.plotting import TrajectoriesDisplay
+
+Records = dict[str, list[dict[str, Any]]]  # of the seeds of each row
+
+NFES = (1, 8, 32, 64)
+TIMED_ITERATIONS = 100
+DRAWN_ROLLOUTS = 60
+
+
+def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Write success and entropy of each row, ours and the paper's."""
+    success = published.SUCCESS.get(plan.task.name, {})
+    entropy = published.ENTROPY.get(plan.task.name, {})
+    rows = _quantities(records)
+    both = {row: (success[row].mean, entropy[row].mean) for row in rows if row in success}
+    dot_plot(rows, both, title, plan.folder / f"{name}.png")
+    return _markdown(
+        ("", "success", "paper", "entropy", "paper", "behaviours", "training, s"),
+        (
+            (row, own[0], success.get(row, ""), own[1], entropy.get(row, ""), *_sizes(records[row]))
+            for row, own in rows.items()
+        ),
+    )
+
+
+def dots(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Write success and entropy of rows that the paper has no figures for."""
+    dot_plot(_quantities(records), {}, title, plan.folder / f"{name}.png")
+    return _table(records)
+
+
+def against_experts(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Write success and entropy against the number of experts."""
+    n_experts = [runs[0]["training"]["parameters"]["n_experts"] for runs in records.values()]
+    line_plot(
+        n_experts,
+        list(_quantities(records).values()),
+        "experts",
+        title,
+        plan.folder / f"{name}.png",
+    )
+    return _table(records)
+
+
+def difficulties(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Write success and entropy of several methods on several sets of demonstrations."""
+    groups: dict[str, dict[str, tuple[Summary, Summary]]] = {}
+    for row, quantities in _quantities(records).items():
+        method, demonstrations = row.split(", ", 1)
+        groups.setdefault(demonstrations, {})[method] = quantities
+    grouped_dot_plot(groups, title, plan.folder / f"{name}.png")
+    return _table(records)
+
+
+def steps(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Write table 5; the paper's row is BESO, our VE."""
+    success = published.STEPS_SUCCESS.get(plan.task.name, {})
+    entropy = published.STEPS_ENTROPY.get(plan.task.name, {})
+    rows = _quantities(records)
+    dot_plot(rows, {}, title, plan.folder / f"{name}.png")
+
+    def theirs(row: str, values: dict[int, float]) -> float | str:
+        teacher, n_steps = row.split("-")
+        return values.get(int(n_steps), "") if teacher == "VE" else ""
+
+    return _markdown(
+        ("", "success", "paper", "entropy", "paper"),
+        ((row, a, theirs(row, success), b, theirs(row, entropy)) for row, (a, b) in rows.items()),
+    )
+
+
+def search(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Write what the search found, and the choice to ``tuned.json``."""
+    scores = {row: _d3il_score(runs[0]) for row, runs in records.items()}
+    chosen = {}
+    for method, row in METHODS.items():
+        found = {
+            candidate_name(method, parameters): parameters
+            for parameters in row.candidates
+            if candidate_name(method, parameters) in scores
+        }
+        if found:  # the first of equals: the list begins with the default
+            chosen[method] = max(found, key=lambda candidate: scores[candidate])
+            plan.tuned[method] = found[chosen[method]]
+    write(plan.folder / "tuned.json", json.dumps(plan.tuned, indent=1) + "\n")
+    return _markdown(
+        ("candidate", "success", "entropy", "0.8 success + 0.2 entropy", "chosen"),
+        (
+            (
+                row,
+                f"{runs[0]['success_rate']:.3f}",
+                f"{runs[0]['entropy']:.3f}",
+                f"{scores[row]:.3f}",
+                "yes" if row in chosen.values() else "",
+            )
+            for row, runs in records.items()
+        ),
+    )
+
+
+def _d3il_score(record: dict[str, Any]) -> float:
+    """Return how the authors of the benchmark select models."""
+    return 0.8 * record["success_rate"] + 0.2 * record["entropy"]
+
+
+# -- what is measured, not rolled out -------------------------------------------------------------
+
+
+def action_times(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Measure and write table 3: milliseconds for one action on one thread."""
+
+    def measure() -> dict[str, float]:
+        window = plan.training("VE", 0).data().windows(plan.task.window_size)[0][0]
+        times = {}
+        for teacher in ("VE", "VP"):
+            policy, _ = plan.training(teacher, 0).policy()
+            policy.set_params(sampler="euler")  # one evaluation a step
+            for nfe in NFES:
+                times[f"{teacher} {nfe}"] = time_action(policy.set_params(n_steps=nfe), window)
+        times["VDD 1"] = time_action(plan.training("VDD-VE", 0).policy()[0], window)
+        return times
+
+    times = _measured(plan.folder / f"{name}.json", measure)
+    keys = [(key, *key.split()) for key in times]
+    return _markdown(
+        ("", "NFE", "one action, ms", "paper, ms (Pushing, RTX 3070)"),
+        (
+            (policy, nfe, f"{times[key]:.2f}", published.ACTION_MS[policy].get(int(nfe), ""))
+            for key, policy, nfe in keys
+        ),
+    )
+
+
+def sizes(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Measure and write table 7: parameters and seconds against the number of experts."""
+
+    def measure() -> dict[str, dict[str, float]]:
+        training = plan.training("VE", 0)
+        states, actions, _ = training.data().windows(plan.task.window_size)
+        teacher, _ = training.policy()
+        rows = {}
+        for n_experts in published.PARAMETERS:
+            student = plan.training("VDD-VE", 0, parameters={"n_experts": n_experts}).estimator
+            student.set_params(init="kmeans", max_iter=TIMED_ITERATIONS)
+            start = time.perf_counter()
+            student.fit(states, actions, teacher=teacher)
+            seconds = time.perf_counter() - start
+            rows[str(n_experts)] = {
+                "parameters": sum(p.numel() for p in student.network_.parameters()),
+                "seconds": 1000 / TIMED_ITERATIONS * seconds,
+            }
+        return rows
+
+    rows = _measured(plan.folder / f"{name}.json", measure)
+    return _markdown(
+        ("experts", "parameters", "paper", "1000 iterations, s", "paper, s (RTX 3070)"),
+        (
+            (
+                n,
+                f"{row['parameters']:,}",
+                f"{published.PARAMETERS[int(n)]:,}",
+                f"{row['seconds']:.1f}",
+                published.SECONDS[int(n)],
+            )
+            for n, row in rows.items()
+        ),
+    )
+
+
+def trajectories(plan: Plan, name: str, title: str, records: Records) -> str:
+    """Draw figure 4: rollouts coloured by the most probable expert, and each of eight experts."""
+    figure = Figure(figsize=(13, 8.5), layout="constrained")
+    axes = figure.subplots(3, 4)
+    for axis, n_experts in zip(axes[0], (1, 2, 4, 8), strict=True):
+        training = plan.training("VDD-VE", 0, parameters={"n_experts": n_experts})
+        policy, _ = training.policy()
+        evaluation = evaluate_policy(
+            policy, plan.task.env_id, DRAWN_ROLLOUTS, random_state=0, progress=False
+        )
+        display = TrajectoriesDisplay.from_evaluation(evaluation, policy, ax=axis)
+        axis.set_title(f"{n_experts} expert{'s' * (n_experts > 1)}")
+        axis.get_legend().remove()
+    share = np.bincount(np.concatenate(display.experts), minlength=8)
+    for expert, axis in enumerate(axes[1:].flat):
+        display.plot(axis, expert=expert)
+        axis.set_title(f"expert {expert + 1}: {share[expert] / share.sum():.0%} of decisions")
+        axis.get_legend().remove()
+    save(figure, plan.folder / f"{name}.png")
+    return f"{DRAWN_ROLLOUTS} rollouts of the student of seed 0."
+
+
+def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was measured before, or measure it now and keep it."""
+    if not path.is_file():
+        write(path, json.dumps({"rows": measure(), **machine()}, indent=1) + "\n")
+    return json.loads(path.read_text())["rows"]
+
+
+# -- parts of a table -----------------------------------------------------------------------------
+
+
+def _table(records: Records) -> str:
+    return _markdown(
+        ("", "success", "entropy", "behaviours", "training, s"),
+        ((row, *own, *_sizes(records[row])) for row, own in _quantities(records).items()),
+    )
+
+
+def _quantities(records: Records) -> dict[str, tuple[Summary, Summary]]:
+    """Return success and entropy of each row."""
+    return {
+        row: (
+            summarise([run["success_rate"] for run in runs]),
+            summarise([run["entropy"] for run in runs]),
+        )
+        for row, runs in records.items()
+    }
+
+
+def _sizes(runs: list[dict[str, Any]]) -> tuple[str, str]:
+    """Return the mean number of behaviours and seconds of training."""
+    behaviors = statistics.fmean(run["n_behaviors"] for run in runs)
+    seconds = statistics.fmean(run["training_seconds"] for run in runs)
+    return f"{behaviors:.1f}", f"{seconds:.0f}"
+
+
+def _markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    header = tuple(header)
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,270 @@
+"""Runs of an experiment: trained once, rolled out, one JSON file each; what is there is not redone.
+
+A `Training` is named by a hash of everything that goes into it: class and parameters of the
+estimator, the demonstrations, and its teacher. A `Run` rolls one out and leaves a record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+
+import skvdd
+from skvdd.datasets import Demonstrations, load_demonstrations
+from skvdd.evaluation import Evaluation, evaluate_policy
+
+CACHE = Path(__file__).parent / "cache"  # trained policies
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A policy to be trained.
+
+    Parameters
+    ----------
+    estimator : BasePolicy
+        Unfitted, with its seed.
+    demonstrations : str
+        Name of an embedded set.
+    n_demonstrations : int or None, default=None
+        How many of its episodes, from the first; None for all.
+    teacher : Training or None, default=None
+        The teacher of a distiller.
+    """
+
+    estimator: Any
+    demonstrations: str
+    n_demonstrations: int | None = None
+    teacher: Training | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that decides what is learnt, but for versions."""
+        content = json.dumps(self.describe(), sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """Return class, parameters, data and teacher, as JSON has them."""
+        parameters = self.estimator.get_params(deep=False)
+        parameters.pop("teacher", None)
+        return {
+            "class": type(self.estimator).__name__,
+            "parameters": parameters,
+            "demonstrations": self.demonstrations,
+            "n_demonstrations": self.n_demonstrations,
+            "data": fingerprint(self.demonstrations),
+            "teacher": self.teacher and self.teacher.key,
+        }
+
+    def policy(self) -> tuple[Any, float]:
+        """Return the trained policy and the seconds it took; train what is not in the cache."""
+        path, seconds_path = CACHE / f"{self.key}.safetensors", CACHE / f"{self.key}.seconds"
+        if seconds_path.is_file():
+            return skvdd.load(path), float(seconds_path.read_text())
+        teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
+        states, actions, _ = self.data().windows(self.estimator.window_size)
+        start = time.perf_counter()
+        self.estimator.fit(states, actions, **teacher)
+        seconds = time.perf_counter() - start
+        if self.estimator.interrupted_:
+            raise KeyboardInterrupt
+        CACHE.mkdir(exist_ok=True)
+        self.estimator.save(path)
+        write(seconds_path, f"{seconds:.2f}\n")
+        return self.estimator, seconds
+
+    def data(self) -> Demonstrations:
+        """Return the demonstrations."""
+        return load_demonstrations(self.demonstrations, self.n_demonstrations)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained policy and how it is rolled out.
+
+    Parameters
+    ----------
+    name : str
+        What the tables call it.
+    training : Training
+        The policy.
+    env_id : str
+        Where it acts.
+    n_rollouts, seed : int
+        How many rollouts, and their seed.
+    settings : dict, default={}
+        Parameters set after training: ``n_steps``, ``sampler``.
+    """
+
+    name: str
+    training: Training
+    env_id: str
+    n_rollouts: int
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of training and rollouts."""
+        content = [self.training.key, self.env_id, self.n_rollouts, self.seed, self.settings]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def path(self, folder: Path) -> Path:
+        """Return where the record lies."""
+        return folder / f"{self.name.replace(' ', '_')}-seed{self.seed}-{self.key}.json"
+
+    def roll_out(self) -> tuple[Evaluation, float]:
+        """Return the rollouts, and the seconds of the training."""
+        policy, seconds = self.training.policy()
+        policy.set_params(**self.settings)
+        evaluation = evaluate_policy(
+            policy, self.env_id, self.n_rollouts, random_state=self.seed, progress=False
+        )
+        return evaluation, seconds
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """Return the record; roll out what has none."""
+        path = self.path(folder)
+        if not path.is_file():
+            evaluation, seconds = self.roll_out()
+            record = {
+                "name": self.name,
+                **evaluation.to_dict(),
+                "training_seconds": seconds,
+                "training": self.training.describe(),
+                "training_key": self.training.key,
+                "settings": self.settings,
+                "seed": self.seed,
+                **machine(),
+            }
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, json.dumps(record, indent=1, default=str) + "\n")
+        return json.loads(path.read_text())
+
+
+def execute(runs: Sequence[Run], folder: Path, jobs: int) -> list[str]:
+    """Make the record of every run, several at once, teachers first.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        What is wanted; a training that several share is done once.
+    folder : Path
+        Where the records go.
+    jobs : int
+        Runs at a time, one thread each.
+
+    Returns
+    -------
+    list of str
+        What failed and why; the other runs are not harmed.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.path(folder).is_file():
+            groups.setdefault(run.training.key, []).append(run)
+    needed = [group[0].training.teacher for group in groups.values()]
+    teachers = {teacher.key: teacher for teacher in needed if teacher is not None}
+    # Teachers first: what several students wait for must not be trained by each.
+    failed = _each(jobs, [(_train, key, (teacher,)) for key, teacher in teachers.items()])
+    able = {
+        key: group
+        for key, group in groups.items()
+        if group[0].training.teacher is None or group[0].training.teacher.key not in failed
+    }
+    failed |= _each(jobs, [(_record, key, (group, folder)) for key, group in able.items()])
+    return list(failed.values())
+
+
+def _each(
+    jobs: int, calls: Sequence[tuple[Callable[..., str], str, tuple[Any, ...]]]
+) -> dict[str, str]:
+    """Make every call, print what each says, and return the errors of those that failed."""
+    outcomes = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        delayed(_attempt)(*call) for call in calls
+    )
+    errors = {}
+    for number, (key, message, error) in enumerate(outcomes, start=1):
+        print(f"[{number}/{len(calls)}] {message}", flush=True)
+        if error:
+            errors[key] = message
+    return errors
+
+
+def _attempt(
+    function: Callable[..., str], key: str, arguments: tuple[Any, ...]
+) -> tuple[str, str, bool]:
+    torch.set_num_threads(1)
+    try:
+        return key, function(*arguments), False
+    except Exception:
+        return key, f"FAILED {arguments[0]}\n{traceback.format_exc()}", True
+
+
+def _train(training: Training) -> str:
+    _, seconds = training.policy()
+    return f"{type(training.estimator).__name__}: trained in {seconds:.0f} s"
+
+
+def _record(runs: Sequence[Run], folder: Path) -> str:
+    records = [run.record(folder) for run in runs]
+    return ", ".join(
+        f"{record['name']}, seed {record['seed']}: success {record['success_rate']:.3f}, entropy "
+        f"{record['entropy']:.3f} ({record['training_seconds']:.0f} s)"
+        for record in records
+    )
+
+
+@cache
+def fingerprint(demonstrations: str) -> str:
+    """Return a hash of all rows of a set of demonstrations."""
+    digest = hashlib.sha256()
+    for episode in load_demonstrations(demonstrations):
+        digest.update(np.ascontiguousarray(episode.states).tobytes())
+        digest.update(np.ascontiguousarray(episode.actions).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Return what ran, on what, and when."""
+    packages = ("torch", "numpy", "scikit-learn", "mujoco")
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "skvdd": skvdd.__version__,
+            **{package: version(package) for package in packages},
+        },
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads_of_a_run": 1},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)

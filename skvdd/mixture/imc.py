@@ -1,0 +1,308 @@
+"""Mixtures of experts by the information-maximising curriculum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skvdd._sklearn import Interval
+from skvdd.base import MAX_ACTIONS
+from skvdd.mixture.imitation import ImitatingMixturePolicy
+from skvdd.nn import gaussian_mixture as gm
+from skvdd.nn.gaussian_mixture import GaussianMixture
+from skvdd.nn.mixture_network import MixtureNetwork
+from skvdd.training import Loss, Update, add_noise
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Which rows each expert learns from.
+
+    Parameters
+    ----------
+    log_weight : Tensor of shape (n, K)
+        ``log w_nz``, at most 0.
+    log_responsibility : Tensor of shape (n, K)
+        ``log p(z|n)``, the share of each expert in the weights of a row.
+    """
+
+    log_weight: Tensor
+    log_responsibility: Tensor
+
+
+@dataclass(frozen=True)
+class IMCLoss:
+    """The two halves of the objective, averaged over rows.
+
+    Parameters
+    ----------
+    experts : Tensor of shape ()
+        ``-E sum_z w_z log N_z(a|s)``.
+    gating : Tensor of shape ()
+        ``-E sum_z p(z|n) log xi_z(s)``.
+    """
+
+    experts: Tensor
+    gating: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Their sum."""
+        return self.experts + self.gating
+
+
+def next_curriculum(component: Tensor, log_responsibility: Tensor, eta: float) -> Curriculum:
+    r"""Return the curriculum that the experts have earned.
+
+    .. math:: \log w_{nz} = \log N(a_n; \mu_z(s_n), \Sigma_z(s_n)) / \eta + \log p(z|n), \quad
+              p(z|n) \leftarrow w_{nz} / \textstyle\sum_j w_{nj}
+
+    Parameters
+    ----------
+    component : Tensor of shape (n, K)
+        Log-density of each expert at the action of each row.
+    log_responsibility : Tensor of shape (n, K)
+        ``log p(z|n)`` of the round before.
+    eta : float
+        Pacing.
+
+    Returns
+    -------
+    Curriculum
+        The weights of a row shifted so that the largest is one.
+    """
+    log_weight = component / eta + log_responsibility
+    return Curriculum(
+        log_weight - log_weight.amax(dim=1, keepdim=True), torch.log_softmax(log_weight, dim=1)
+    )
+
+
+def imc_loss(mixture: GaussianMixture, actions: Tensor, curriculum: Curriculum) -> IMCLoss:
+    """Return the objective of one round on some rows.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture
+        Mixtures of ``n`` states.
+    actions : Tensor of shape (n, d_a)
+        The action taken in each.
+    curriculum : Curriculum
+        Of these rows.
+
+    Returns
+    -------
+    IMCLoss
+        Differentiable in the mixture, the curriculum held fixed.
+    """
+    component = gm.component_log_prob(mixture, actions[:, None])[:, 0]
+    weight = curriculum.log_weight.exp()
+    share = curriculum.log_responsibility.exp()
+    return IMCLoss(
+        experts=-(weight * component).sum(dim=1).mean(),
+        gating=-(share * mixture.log_gate).sum(dim=1).mean(),
+    )
+
+
+class _Rounds:
+    """The optimiser step of the curriculum: its rows are weighted anew at the start of a round."""
+
+    def __init__(
+        self,
+        network: MixtureNetwork,
+        states: Tensor,
+        actions: Tensor,
+        *,
+        eta: float,
+        round_iter: int,
+        state_noise: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.network, self.states, self.actions = network, states, actions
+        self.eta, self.round_iter = eta, round_iter
+        self.state_noise, self.generator = state_noise, generator
+        self.n_steps = 0
+        even = -math.log(network.n_experts)
+        self.curriculum = Curriculum(
+            *(states.new_full((len(states), network.n_experts), even),) * 2
+        )
+
+    def step(self, rows: Tensor, progress: float) -> Loss:
+        """Return the objective on some rows."""
+        if self.n_steps % self.round_iter == 0:
+            self._advance()
+        self.n_steps += 1
+        states = add_noise(self.states.index_select(0, rows), self.state_noise, self.generator)
+        chosen = Curriculum(
+            self.curriculum.log_weight.index_select(0, rows),
+            self.curriculum.log_responsibility.index_select(0, rows),
+        )
+        loss = imc_loss(self.network(states), self.actions.index_select(0, rows), chosen)
+        return Loss(loss.total, {"experts": loss.experts.detach(), "gating": loss.gating.detach()})
+
+    @torch.no_grad()
+    def _advance(self) -> None:
+        """Weigh all rows by what the experts say of them now."""
+        blocks = zip(self.states.split(MAX_ACTIONS), self.actions.split(MAX_ACTIONS), strict=True)
+        component = torch.cat(
+            [gm.component_log_prob(self.network(s), a[:, None])[:, 0] for s, a in blocks]
+        )
+        self.curriculum = next_curriculum(component, self.curriculum.log_responsibility, self.eta)
+
+
+class IMCPolicy(ImitatingMixturePolicy):
+    r"""A mixture of Gaussian experts, trained by the information-maximising curriculum.
+
+    The mode-seeking baseline ("IMC-GPT" in the VDD paper [2]_). Every expert has a curriculum over
+    the demonstrations and learns from the rows that it already explains. In each round the weights
+
+    .. math:: \log w_{nz} = \log N(a_n; \mu_z(s_n), \Sigma_z(s_n)) / \eta + \log p(z|n), \quad
+              p(z|n) = w_{nz} / \textstyle\sum_j w_{nj}
+
+    are computed for all rows, with :math:`p(z|n)` of the round before; then the experts take
+    gradient steps of weighted maximum likelihood, and the gating one on the cross-entropy against
+    :math:`p(z|n)`. Since a round builds on the last, rows drift to the expert that explains them
+    best, the faster the smaller :math:`\eta`; where maximum likelihood would let several experts
+    average, one takes over. The experts start at the clusters of the actions (k-means).
+
+    Parameters
+    ----------
+    n_experts : int, default=8
+        Number of experts, ``K``.
+    eta : float, default=1.0
+        Pacing :math:`\eta`: how soft the choice of a row's expert is in a round.
+    round_iter : int, default=200
+        Iterations between two updates of the curriculum, which look at all rows.
+    covariance : {"full", "diag"}, default="full"
+        Shape of the experts' covariances.
+    window_size : int, default=1
+        States in a row, ``T``.
+    goal_dim : int, default=0
+        Columns ``g`` of the goal at the end of a row; 0 for none.
+    encoder : {"mlp", "transformer"}, default="mlp"
+        Network over the state window.
+    hidden_size, n_layers, n_heads : int, default=128, 2, 4
+        Width, layers of encoder and head, attention heads (transformer only).
+    max_iter, batch_size : int, default=4000, 256
+        Iterations, and rows in a minibatch.
+    learning_rate, weight_decay : float, default=1e-3, 1e-3
+        AdamW's step size (after a warm-up, decaying as a cosine) and decay.
+    ema_decay : float, default=0.998
+        Factor of the moving average of the weights that predicts; 0 for none.
+    state_noise : float, default=0.035
+        Standard deviation of Gaussian noise on the standardised states in training.
+    device : str or torch.device, default="auto"
+        Where to compute; ``"auto"`` takes a GPU if there is one.
+    random_state : int, RandomState or None, default=None
+        Source of initial weights, minibatches and training noise.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights and units of the last one; its curriculum begins
+        anew.
+
+    Attributes
+    ----------
+    network_ : MixtureNetwork
+        The trained network, in standardised units.
+    state_scaler_, action_scaler_ : StandardScaler
+        Units of states and actions.
+    n_actions_ : int
+        Action dimension ``d_a``.
+    n_iter_ : int
+        Iterations done.
+    history_ : list of dict
+        One row for each report: iteration, learning rate, mean losses.
+    interrupted_ : bool
+        Whether a KeyboardInterrupt ended `fit`.
+    n_features_in_ : int
+        Columns of a flat row, ``T * d``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, if ``X`` had any.
+
+    References
+    ----------
+    .. [1] Blessing, Celik, Jia, Reuss, Li, Lioutikov, Neumann (2023), "Information maximizing
+       curriculum: a curriculum-based approach for learning versatile skills", NeurIPS.
+    .. [2] Zhou et al. (2024), "Variational distillation of diffusion policies into mixture of
+       experts", section 5.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvdd import IMCPolicy
+    >>> rng = np.random.RandomState(0)
+    >>> states = rng.uniform(-1, 1, size=(200, 1))
+    >>> actions = np.sign(rng.standard_normal((200, 1))) * (1 + states)  # left or right
+    >>> policy = IMCPolicy(n_experts=2, max_iter=100, random_state=0).fit(states, actions)
+    >>> policy.gating(states[:3]).shape
+    (3, 2)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **ImitatingMixturePolicy._parameter_constraints,
+        "eta": [Interval(Real, 0, None, closed="neither")],
+        "round_iter": [Interval(Integral, 1, None, closed="left")],
+    }
+    _stage = "curriculum"
+
+    def __init__(
+        self,
+        n_experts: int = 8,
+        *,
+        eta: float = 1.0,
+        round_iter: int = 200,
+        covariance: str = "full",
+        window_size: int = 1,
+        goal_dim: int = 0,
+        encoder: str = "mlp",
+        hidden_size: int = 128,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        max_iter: int = 4000,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-3,
+        ema_decay: float = 0.998,
+        state_noise: float = 0.035,
+        device: str | torch.device = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        warm_start: bool = False,
+    ) -> None:
+        self.n_experts = n_experts
+        self.eta = eta
+        self.round_iter = round_iter
+        self.covariance = covariance
+        self.window_size = window_size
+        self.goal_dim = goal_dim
+        self.encoder = encoder
+        self.hidden_size = hidden_size
+        self.n_layers = n_layers
+        self.n_heads = n_heads
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.ema_decay = ema_decay
+        self.state_noise = state_noise
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+
+    def _update(
+        self, network: MixtureNetwork, states: Tensor, actions: Tensor, generator: torch.Generator
+    ) -> Update:
+        rounds = _Rounds(
+            network,
+            states,
+            actions,
+            eta=self.eta,
+            round_iter=self.round_iter,
+            state_noise=self.state_noise,
+            generator=generator,
+        )
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        return Update("curriculum_nll", rounds.step, parameters, self.learning_rate)

@@ -1,0 +1,196 @@
+"""Rollouts: many environments stepped against one batched policy, each episode as if alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium.spaces import flatdim
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+
+from skvdd.datasets.demonstrations import Behavior, append_goals
+from skvdd.envs import EnvPool
+
+Array = NDArray[np.float64]
+RandomState = int | np.random.RandomState | None
+
+# Every call of `act` has this many rows: matrix products of another size may round
+# differently, and a rollout amplifies the last bit of an action.
+BLOCK_SIZE = 64
+
+
+class Policy(Protocol):
+    """All that an evaluation asks of a policy."""
+
+    window_size: int
+
+    def act(self, X: Array, *, random_state: Any = None) -> Array:
+        """Return one action per window, (n, d_a)."""
+        ...
+
+
+@dataclass(eq=False)
+class Rollout:
+    """One episode, from its seeds to its verdict."""
+
+    index: int
+    seed: int
+    noise: np.random.RandomState
+    states: list[Array] = field(default_factory=list)
+    actions: list[Array] = field(default_factory=list)
+    total_reward: float = 0.0
+    success: bool = False
+    behavior: Behavior = None
+
+    @property
+    def place(self) -> int:
+        """Row of this episode in every batch."""
+        return self.index % BLOCK_SIZE
+
+    def window(self, window_size: int) -> Array:
+        """Return the last observations (T, d); the first one fills up the start."""
+        recent = self.states[-window_size:]
+        return np.stack([self.states[0]] * (window_size - len(recent)) + recent)
+
+
+def plan_rollouts(n_episodes: int, random_state: RandomState) -> list[Rollout]:
+    """Draw all seeds before the first rollout, so that none depends on the schedule."""
+    rng = check_random_state(random_state)
+    seeds = rng.randint(np.iinfo(np.int32).max, size=(n_episodes, 2)).tolist()
+    return [
+        Rollout(index, env_seed, np.random.RandomState(noise_seed))
+        for index, (env_seed, noise_seed) in enumerate(seeds)
+    ]
+
+
+class Driver:
+    """Steps the environments of a pool with the actions of a policy."""
+
+    def __init__(
+        self, policy: Policy, pool: EnvPool, n_envs: int, env_id: str, goal: Array | None
+    ) -> None:
+        self.policy = policy
+        self.goal = goal
+        self.pool = pool
+        self.n_envs = n_envs
+        self.env_id = env_id
+        self.running: dict[int, Rollout] = {}  # by environment
+        self._throwaway = [np.random.RandomState(0) for _ in range(BLOCK_SIZE)]
+
+    def run(self, rollouts: Sequence[Rollout]) -> Iterator[Rollout]:
+        """Play all rollouts and yield each when it ends."""
+        waiting = deque(rollouts)
+        self._start(range(self.n_envs), waiting)
+        while self.running:
+            self._act()
+            free = self._step()
+            for env in free:
+                yield self.running.pop(env)
+            self._start(free, waiting)
+
+    def _start(self, free: Iterable[int], waiting: deque[Rollout]) -> None:
+        """Give each free environment the next episode."""
+        started: dict[int, Rollout] = {}
+        for env in list(free)[: len(waiting)]:
+            started[env] = _take_next(waiting, {**self.running, **started}.values())
+        if not started:
+            return
+        seeds = [rollout.seed for rollout in started.values()]
+        observations, _ = self.pool.reset(list(started), seeds)
+        for rollout, observation in zip(started.values(), observations, strict=True):
+            rollout.states.append(np.array(observation, dtype=float))
+        self.running.update(started)
+
+    def _act(self) -> None:
+        """Append one action to every running rollout."""
+        for block in _place_in_blocks(self.running.values()):
+            actions = self._decide(block)
+            for place, rollout in block.items():
+                rollout.actions.append(actions[place])
+
+    def _decide(self, block: dict[int, Rollout]) -> Array:
+        """Return the actions (BLOCK_SIZE, d_a) of a block; rows without a rollout are padding."""
+        size = self.policy.window_size
+        filler = next(iter(block.values())).window(size)
+        windows = np.tile(filler, (BLOCK_SIZE, 1, 1))
+        noise = list(self._throwaway)
+        for place, rollout in block.items():
+            windows[place] = rollout.window(size)
+            noise[place] = rollout.noise
+        rows = windows
+        if self.goal is not None:
+            rows = append_goals(windows, self.goal).astype(np.float64)
+        actions = np.asarray(self.policy.act(rows, random_state=noise))
+        return self._check_actions(actions, block)
+
+    def _check_actions(self, actions: Array, block: dict[int, Rollout]) -> Array:
+        d_a = flatdim(self.pool.action_space)
+        if d_a == 1 and actions.shape == (BLOCK_SIZE,):
+            actions = actions[:, None]  # a policy fitted on a vector gives vectors back
+        if actions.shape != (BLOCK_SIZE, d_a):
+            raise ValueError(
+                f"policy.act must return one action of {self.env_id} per row, shape "
+                f"({BLOCK_SIZE}, {d_a}), got shape {actions.shape} in episode "
+                f"{min(rollout.index for rollout in block.values())}. "
+                "Was the policy fitted on the actions of another environment?"
+            )
+        for place, rollout in block.items():
+            if not np.isfinite(actions[place]).all():
+                raise ValueError(
+                    f"policy.act must return finite actions, got {actions[place].tolist()} in "
+                    f"episode {rollout.index} of {self.env_id}, step {len(rollout.actions)}. "
+                    "Look for a training that diverged, or for states far from its data."
+                )
+        return actions
+
+    def _step(self) -> list[int]:
+        """Step every environment that plays, return those whose episode ended."""
+        envs = list(self.running)
+        actions = np.stack([self.running[env].actions[-1] for env in envs])
+        observations, rewards, terminated, truncated, infos = self.pool.step(envs, actions)
+        ended = np.asarray(terminated) | np.asarray(truncated)
+        for row, env in enumerate(envs):
+            rollout = self.running[env]
+            self._record(rollout, float(rewards[row]), infos[row])
+            if not ended[row]:
+                rollout.states.append(np.array(observations[row], dtype=float))
+        return [env for env, over in zip(envs, ended, strict=True) if over]
+
+    def _record(self, rollout: Rollout, reward: float, info: Mapping[str, Any]) -> None:
+        """Keep what the environment said after the last step; the last word counts."""
+        if "success" not in info:
+            raise ValueError(
+                f"the infos of {self.env_id} must tell 'success', got {sorted(info)}. "
+                "Wrap the environment so that its info says whether the episode succeeded."
+            )
+        rollout.total_reward += reward
+        rollout.success = bool(info["success"])
+        rollout.behavior = info.get("behavior")
+
+
+def _take_next(waiting: deque[Rollout], running: Iterable[Rollout]) -> Rollout:
+    """Take the first episode whose place in the batch is free, so that one block is enough."""
+    taken = {rollout.place for rollout in running}
+    chosen = next((rollout for rollout in waiting if rollout.place not in taken), waiting[0])
+    waiting.remove(chosen)
+    return chosen
+
+
+def _place_in_blocks(rollouts: Iterable[Rollout]) -> list[dict[int, Rollout]]:
+    """Put every rollout in its own row; two that share a row go into separate blocks.
+
+    A row keeps its place since the last rows of a matrix product may take another path
+    through the kernels than the first.
+    """
+    blocks: list[dict[int, Rollout]] = []
+    for rollout in rollouts:
+        block = next((block for block in blocks if rollout.place not in block), None)
+        if block is None:
+            block = {}
+            blocks.append(block)
+        block[rollout.place] = rollout
+    return blocks

@@ -1,0 +1,151 @@
+"""The machinery of the paper's tables: nothing is done twice, and a failure harms no other run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import runs
+from benchmarks.figures import summarise
+from benchmarks.methods import METHODS, TASKS, Plan, candidate_name
+from benchmarks.paper import EXPERIMENTS
+from benchmarks.reports import comparison, search
+from benchmarks.runs import Run, Training, execute
+from skvdd import GaussianMoEPolicy, VDDDistiller
+from tests.estimators import SMALL, small_teacher
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Names of the classes that were fitted."""
+    names = []
+    for cls in (GaussianMoEPolicy, VDDDistiller, type(small_teacher())):
+
+        def fit(self, *args, _fit=cls.fit, **kwargs):
+            names.append(type(self).__name__)
+            return _fit(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, "fit", fit)
+    return names
+
+
+def training(estimator=None, **kwargs):
+    estimator = estimator or GaussianMoEPolicy(2, **SMALL)
+    return Training(estimator, "avoiding", n_demonstrations=kwargs.pop("n", 2), **kwargs)
+
+
+def run(name="EM", of=None, seed=0, **settings):
+    return Run(name, of or training(), "skvdd/Avoiding-v0", 2, seed, settings)
+
+
+def test_a_key_depends_on_every_parameter_the_data_and_the_teacher():
+    keys = [
+        training().key,
+        training(GaussianMoEPolicy(3, **SMALL)).key,
+        training(GaussianMoEPolicy(2, **{**SMALL, "random_state": 1})).key,
+        training(n=3).key,
+        training(teacher=training()).key,
+        Training(GaussianMoEPolicy(2, **SMALL), "avoiding-human", 2).key,
+    ]
+    assert len(set(keys)) == len(keys)
+    assert training().key == keys[0]
+
+
+def test_what_is_there_is_not_done_again(tmp_path, trained):
+    wanted = [run(), run("EM, other rollouts", seed=1)]
+    assert execute(wanted, tmp_path, jobs=1) == []
+    assert trained == ["GaussianMoEPolicy"]  # one training, rolled out twice
+    first = wanted[0].path(tmp_path).read_text()
+    assert execute([run(), run("again", seed=2)], tmp_path, jobs=1) == []
+    assert trained == ["GaussianMoEPolicy"]
+    assert wanted[0].path(tmp_path).read_text() == first
+
+
+def test_a_cached_policy_acts_as_the_one_that_was_trained():
+    states, _, _ = training().data().windows(1)
+    fresh, loaded = training().policy()[0], training().policy()[0]
+    np.testing.assert_array_equal(
+        fresh.act(states[:20], random_state=0), loaded.act(states[:20], random_state=0)
+    )
+
+
+def test_a_teacher_is_trained_once_for_all_its_students(tmp_path, trained):
+    teacher = training(small_teacher())
+    students = [
+        run(f"VDD {k}", training(VDDDistiller(n_experts=k, init_iter=2, **SMALL), teacher=teacher))
+        for k in (1, 2)
+    ]
+    assert execute(students, tmp_path, jobs=1) == []
+    assert trained == ["DiffusionPolicy", "VDDDistiller", "VDDDistiller"]
+
+
+def test_a_failed_run_is_reported_and_the_others_are_done(tmp_path):
+    broken = run("broken", training(GaussianMoEPolicy(2, **{**SMALL, "batch_size": 0})))
+    fine = run()
+    (failure,) = execute([broken, fine], tmp_path, jobs=1)
+    assert "batch_size" in failure
+    assert fine.path(tmp_path).is_file()
+    assert not broken.path(tmp_path).is_file()
+
+
+def test_students_of_a_failed_teacher_do_not_try_it_again(tmp_path, trained):
+    teacher = training(small_teacher(batch_size=0))
+    student = run("VDD", training(VDDDistiller(**SMALL), teacher=teacher))
+    assert len(execute([student], tmp_path, jobs=1)) == 1
+    assert trained == ["DiffusionPolicy"]
+
+
+def test_a_record_tells_how_it_was_made(tmp_path):
+    record = run("VE-1", training(small_teacher()), n_steps=1).record(tmp_path)
+    assert record["training"]["parameters"]["max_iter"] == SMALL["max_iter"]
+    assert record["settings"] == {"n_steps": 1}
+    assert {"versions", "machine", "training_seconds", "success_rate", "seed"} <= record.keys()
+
+
+def test_summaries_are_students_intervals():
+    summary = summarise([0.9, 0.92, 0.94, 0.96])
+    assert summary.mean == pytest.approx(0.93)
+    half = 3.182446 * np.std([0.9, 0.92, 0.94, 0.96], ddof=1) / 2  # t of three degrees of freedom
+    assert summary.low == pytest.approx(0.93 - half, abs=1e-6)
+    assert summary.high == pytest.approx(0.93 + half, abs=1e-6)
+    assert summarise([1.0, 1.0, 0.9]).high == 1.0
+
+
+def records(names, success):
+    return {
+        name: [{"success_rate": s, "entropy": 0.5, "n_behaviors": 9, "training_seconds": 7}]
+        for name, s in zip(names, success, strict=True)
+    }
+
+
+def test_a_table_shows_the_papers_figures_beside_ours(tmp_path):
+    plan = Plan(TASKS["avoiding"], tmp_path, 2, 1, {})
+    table = comparison(plan, "table2", "Table 2", records(["EM", "VDD-VE"], [0.9, 0.8]))
+    assert "| EM | 0.900" in table
+    assert "| 0.65 ± 0.18 |" in table
+    assert (tmp_path / "table2.png").is_file()
+
+
+def test_the_search_keeps_the_best_candidate_of_each_method(tmp_path):
+    plan = Plan(TASKS["avoiding"], tmp_path, 2, 1, {})
+    names = [candidate_name("IMC", parameters) for parameters in METHODS["IMC"].candidates]
+    success = np.linspace(0.1, 0.9, len(names))
+    search(plan, "tune", "Search", records(names, success))
+    tuned = json.loads((tmp_path / "tuned.json").read_text())
+    assert tuned == {"IMC": METHODS["IMC"].candidates[-1]}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_plans_runs_of_distinct_names_and_seeds(tmp_path, name):
+    plan = Plan(TASKS["avoiding"], tmp_path, 2, 1, {})
+    planned = EXPERIMENTS[name].runs(plan, range(2))
+    assert len({(one.name, one.seed) for one in planned}) == len(planned)
+
+
+def test_every_searched_method_has_the_same_number_of_candidates():
+    assert {len(method.candidates) for method in METHODS.values()} == {0, 8}
