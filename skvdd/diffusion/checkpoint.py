@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import load_file
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from skvdd._sklearn import fixed_scaler
 from skvdd.diffusion.denoiser import unbounded
 from skvdd.diffusion.gpt import GPTDenoiser
 
@@ -284,3 +287,59 @@ def _translated(
         if has_goals:  # goals are embedded as states are
             own[f"goal_embedding.{kind}"] = own[f"state_embedding.{kind}"]
     return own
+
+
+def checkpoint_units(
+    network: GPTDenoiser,
+    *,
+    state: tuple[ArrayLike, ArrayLike],
+    action: tuple[ArrayLike, ArrayLike],
+    goal: tuple[ArrayLike | None, ArrayLike | None],
+) -> tuple[StandardScaler, StandardScaler]:
+    """Return the scalers that the statistics of a checkpoint amount to.
+
+    Parameters
+    ----------
+    network : GPTDenoiser
+        The denoiser, whose sizes the statistics must have.
+    state, action, goal : tuple of two array-like
+        Mean and scale, each a number or one for each column; ``None`` of a goal is that of a
+        state.
+
+    Returns
+    -------
+    state_scaler, action_scaler : StandardScaler
+        Units of a state's columns and then the goal's, and of an action's.
+
+    Raises
+    ------
+    ValueError
+        If statistics are of another size, not finite, or a scale is not positive.
+    """
+    n_states, n_goals = network.n_states, network.n_goals
+    state_units = _units(n_states, *state, "state")
+    as_states = (np.tile(unit, n_goals // n_states) for unit in state_units)
+    mean, scale = (
+        own if own is not None else its for own, its in zip(goal, as_states, strict=True)
+    )
+    goal_units = _units(n_goals, mean, scale, "goal")
+    both = zip(state_units, goal_units, strict=True)
+    return (
+        fixed_scaler(*(np.concatenate(pair) for pair in both)),
+        fixed_scaler(*_units(network.n_actions, *action, "action")),
+    )
+
+
+def _units(n: int, mean: ArrayLike, scale: ArrayLike, name: str) -> tuple[NDArray, NDArray]:
+    """Return mean and scale of ``n`` columns, having checked their shape and values."""
+    units = []
+    for kind, given in (("mean", mean), ("scale", scale)):
+        values = np.asarray(given, dtype=np.float64)
+        if values.shape not in {(), (n,)} or not np.all(np.isfinite(values)):
+            raise ValueError(
+                f"{name}_{kind} must be one finite number or {n} of them, got {given!r}."
+            )
+        units.append(np.broadcast_to(values, n).copy())
+    if np.any(units[1] <= 0):
+        raise ValueError(f"{name}_scale must be positive, got {scale!r}.")
+    return units[0], units[1]

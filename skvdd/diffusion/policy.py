@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvdd._sklearn import Interval, StrOptions, fit_context, fixed_scaler, with_callbacks
+from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
 from skvdd.base import (
     DensityPolicy,
     RandomStates,
@@ -23,7 +23,11 @@ from skvdd.base import (
     row_noise,
     seeded_network,
 )
-from skvdd.diffusion.checkpoint import gpt_from_state_dict, read_state_dict
+from skvdd.diffusion.checkpoint import (
+    checkpoint_units,
+    gpt_from_state_dict,
+    read_state_dict,
+)
 from skvdd.diffusion.denoiser import ContextDenoiser
 from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.likelihood import flow_log_prob, likelihood_steps
@@ -301,22 +305,13 @@ class DiffusionPolicy(DensityPolicy):
         policy._validate_params()
         policy._noise().check()
         policy._check_machine()
-        n_states, n_goals = config["n_states"], config["n_goals"]
-        state_units = _units(n_states, state_mean, state_scale, "state")
-        as_states = [np.tile(unit, n_goals // n_states) for unit in state_units]
-        goal_units = _units(
-            n_goals,
-            as_states[0] if goal_mean is None else goal_mean,
-            as_states[1] if goal_scale is None else goal_scale,
-            "goal",
+        policy.state_scaler_, policy.action_scaler_ = checkpoint_units(
+            network,
+            state=(state_mean, state_scale),
+            action=(action_mean, action_scale),
+            goal=(goal_mean, goal_scale),
         )
-        policy.state_scaler_ = fixed_scaler(
-            *(np.concatenate(pair) for pair in zip(state_units, goal_units, strict=True))
-        )
-        policy.action_scaler_ = fixed_scaler(
-            *_units(config["n_actions"], action_mean, action_scale, "action")
-        )
-        policy.n_features_in_ = config["window_size"] * n_states + n_goals
+        policy.n_features_in_ = config["window_size"] * config["n_states"] + config["n_goals"]
         policy.n_actions_, policy._single_output = config["n_actions"], False
         policy.n_iter_, policy.history_, policy.interrupted_ = 0, [], False
         policy.network_ = network.eval()
@@ -663,18 +658,3 @@ class DiffusionPolicy(DensityPolicy):
         level = torch.from_numpy(np.broadcast_to(sigma, len(states)).astype(np.float32))[:, None]
         standard = (self._standardise_states(states), self._standardise_actions(actions))
         return self._evaluate(rows, *standard, level).double().numpy()
-
-
-def _units(n: int, mean: ArrayLike, scale: ArrayLike, name: str) -> tuple[NDArray, NDArray]:
-    """Return mean and scale of ``n`` columns, having checked their shape and values."""
-    units = []
-    for kind, given in (("mean", mean), ("scale", scale)):
-        values = np.asarray(given, dtype=np.float64)
-        if values.shape not in {(), (n,)} or not np.all(np.isfinite(values)):
-            raise ValueError(
-                f"{name}_{kind} must be one finite number or {n} of them, got {given!r}."
-            )
-        units.append(np.broadcast_to(values, n).copy())
-    if np.any(units[1] <= 0):
-        raise ValueError(f"{name}_scale must be positive, got {scale!r}.")
-    return units[0], units[1]

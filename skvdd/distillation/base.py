@@ -32,7 +32,7 @@ from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.samplers import draw_actions
 from skvdd.diffusion.teacher import ScoreTeacher, StandardisedScore
 
-SAMPLING_STEPS = 32  # with which a bare score function is sampled
+SAMPLING_STEPS = 32  # with which a teacher is sampled
 
 Teacher = DiffusionPolicy | Pipeline | ScoreTeacher | FrozenEstimator
 
@@ -53,8 +53,12 @@ class TeacherView:
         Arguments of the encoder behind ``context``, if it is one that a student can take over.
     noise_min, noise_max : float
         Noise levels at which the score may be asked.
+    sigmas : list of float
+        Noise levels along which its actions are drawn.
     start_scale : float
         Standard deviation of the noise that its samples start from.
+    bounds : tuple of Tensor or None
+        Lowest and highest action, where its samples are clipped.
     state_scaler, action_scaler : StandardScaler
         The units that teacher and student share; ``state_scaler`` is that of the student's own
         states.
@@ -68,7 +72,9 @@ class TeacherView:
     encoder: dict[str, Any] | None
     noise_min: float
     noise_max: float
+    sigmas: list[float]
     start_scale: float
+    bounds: tuple[Tensor, Tensor] | None
     state_scaler: StandardScaler
     action_scaler: StandardScaler
     single_output: bool
@@ -162,14 +168,18 @@ class TeacherMixin:
         own_states = policy is teacher
         teacher_states = policy._check_states(X if own_states else teacher[:-1].transform(X))
         own_scaler = fit_state_scaler(states, self.window_size, self.goal_dim)
+        model = copy.deepcopy(policy.network_).to(device).requires_grad_(False)
+        levels = policy._noise()
         return TeacherView(
-            model=copy.deepcopy(policy.network_).to(device).requires_grad_(False),
+            model=model,
             states=policy._standardise_states(teacher_states).to(device),
             own_states=own_states,
             encoder=policy.network_.config.get("encoder") if own_states else None,
             noise_min=policy.noise_min,
             noise_max=policy.noise_max,
-            start_scale=policy._noise().start_scale,
+            sigmas=levels.of_sampling(SAMPLING_STEPS),
+            start_scale=levels.start_scale,
+            bounds=(model.action_range[0], model.action_range[1]) if policy.sde == "vp" else None,
             state_scaler=policy.state_scaler_ if own_states else own_scaler,
             action_scaler=policy.action_scaler_,
             single_output=policy._single_output,
@@ -233,14 +243,21 @@ def sample_actions(view: TeacherView, seed: int) -> Tensor:
     """Draw one action of the teacher for each row of its view, standardised, (n, d_a)."""
     n = len(view.states)
     rng = np.random.RandomState(seed)
-    sigmas = karras(SAMPLING_STEPS, view.noise_min, view.noise_max).tolist()
     noise = torch.from_numpy(
         row_noise(rng, n, (1, SAMPLING_STEPS, *view.model.action_shape))
     ).float()
     with torch.no_grad():
         blocks = zip(view.states.split(MAX_ACTIONS), noise.split(MAX_ACTIONS), strict=True)
         actions = [
-            draw_actions(view.model, states, noise.to(states.device), sigmas, "euler_ancestral")
+            draw_actions(
+                view.model,
+                states,
+                noise.to(states.device),
+                view.sigmas,
+                "euler_ancestral",
+                start_scale=view.start_scale,
+                bounds=view.bounds,
+            )
             for states, noise in blocks
         ]
     return torch.cat(actions)[:, 0]
@@ -270,7 +287,9 @@ def _view_score(
         encoder=None,
         noise_min=teacher.noise_min,
         noise_max=teacher.noise_max,
+        sigmas=karras(SAMPLING_STEPS, teacher.noise_min, teacher.noise_max).tolist(),
         start_scale=teacher.noise_max,
+        bounds=None,
         state_scaler=state_scaler,
         action_scaler=action_scaler,
         single_output=False,

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvdd import DiffusionPolicy, ScoreTeacher, VDDDistiller
+from skvdd.distillation.base import SAMPLING_STEPS, sample_actions
 from tests.estimators import SMALL, small_teacher
 
 
@@ -641,3 +642,21 @@ def test_a_warm_start_refuses_another_teacher(two_ways):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         student.fit(X, y, teacher=other)
+
+
+def test_actions_drawn_from_a_variance_preserving_teacher_keep_to_its_process_and_range(two_ways):
+    """Without y a student learns from what the teacher itself would do, clipped as it does."""
+    X, y = two_ways
+    teacher = small_teacher(sde="vp", window_size=2, max_iter=100).fit(X, y)
+    student = small_student(window_size=2)
+    rng = np.random.RandomState(0)
+    view = student._view_teacher(teacher, X, student._check_training_states(X))
+    drawn = sample_actions(view, 0)
+    assert view.sigmas == teacher._noise().of_sampling(SAMPLING_STEPS)
+    low, high = teacher.network_.action_range
+    assert bool(((drawn >= low) & (drawn <= high)).all())
+    own = teacher.sample(X, n_steps=SAMPLING_STEPS, random_state=rng)
+    raw = teacher._raw_actions(drawn)
+    # Two samples of the same distribution: means within 5 standard errors.
+    error = np.sqrt((own.var(axis=0) + raw.var(axis=0)) / len(own))
+    assert np.all(np.abs(own.mean(axis=0) - raw.mean(axis=0)) < 5 * error)
