@@ -84,9 +84,10 @@ def sampler_steps(plan: Plan, seeds: Sequence[int]) -> list[Run]:
 
 
 def difficulties(plan: Plan, seeds: Sequence[int]) -> list[Run]:
-    """Return the plan of the comparison on ever harder demonstrations."""
+    """Return the plan of the comparison on ever harder demonstrations: equal sizes, no search."""
+    untuned = replace(plan, tuned={})
     return [
-        plan.run(
+        untuned.run(
             method,
             seed,
             name=f"{method}, {name}",

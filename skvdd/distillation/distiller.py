@@ -37,8 +37,9 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
     few steps of either. The result acts in one forward pass and has an exact likelihood.
 
     The defaults are not those of the paper but what has been measured to work better: the experts
-    start from a maximum-likelihood fit, and the objective is smoothed, so that it is unbiased at
-    every noise level (`smoothed_expert_loss`). `VDDDistiller.paper` gives the published recipe.
+    start from a maximum-likelihood fit, the objective is smoothed, so that it is unbiased at every
+    noise level (`smoothed_expert_loss`), and a share of the forward divergence keeps behaviours
+    (`likelihood_loss`). `VDDDistiller.paper` gives the published recipe.
 
     Parameters
     ----------
@@ -59,6 +60,10 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         Bounds of the noise levels, in standardised actions.
     n_samples : int, default=2
         Actions drawn from each expert in a step, ``v``.
+    likelihood_weight : float, default=0.3
+        Weight of the forward divergence :math:`KL(\pi \| q)` beside the reverse one, estimated on
+        the ``gating_actions`` (`likelihood_loss`). It keeps behaviours that the reverse one would
+        give up; 0 is the paper's objective.
     expert_steps, gating_steps : int, default=2, 1
         Optimiser steps of each kind in an iteration.
     expert_weighting : {"gating", "uniform"}, default="gating"
@@ -85,7 +90,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         or one that is trained. ``"auto"`` is the teacher's where it has one, else ``"mlp"``.
     hidden_size, n_layers, n_heads : int, default=128, 2, 4
         Width, layers of encoder and head, attention heads (transformer only).
-    max_iter, batch_size : int, default=1500, 128
+    max_iter, batch_size : int, default=750, 128
         Iterations, and rows in a minibatch.
     learning_rate, weight_decay : float, default=5e-4, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
@@ -114,7 +119,8 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         Iterations of distillation done.
     history_ : list of dict
         One row for each report: stage, iteration, learning rate, mean losses. ``score_gap`` is the
-        mean of :math:`\sigma^2 \|\nabla \log q_\sigma - \nabla \log \pi_\sigma\|^2`.
+        mean of :math:`\sigma^2 \|\nabla \log q_\sigma - \nabla \log \pi_\sigma\|^2`;
+        ``likelihood`` is the forward half, before its weight.
     interrupted_ : bool
         Whether a KeyboardInterrupt ended `fit`.
     n_features_in_ : int
@@ -148,6 +154,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         "noise_min": [Interval(Real, 0, None, closed="neither")],
         "noise_max": [Interval(Real, 0, None, closed="neither")],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "likelihood_weight": [Interval(Real, 0, None, closed="left")],
         "expert_steps": [Interval(Integral, 1, None, closed="left")],
         "gating_steps": [Interval(Integral, 1, None, closed="left")],
         "expert_weighting": [StrOptions({"gating", "uniform"})],
@@ -167,6 +174,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         noise_min: float = 0.1,
         noise_max: float = 0.5,
         n_samples: int = 2,
+        likelihood_weight: float = 0.3,
         expert_steps: int = 2,
         gating_steps: int = 1,
         expert_weighting: str = "gating",
@@ -181,7 +189,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         hidden_size: int = 128,
         n_layers: int = 2,
         n_heads: int = 4,
-        max_iter: int = 1500,
+        max_iter: int = 750,
         batch_size: int = 128,
         learning_rate: float = 5e-4,
         weight_decay: float = 1e-3,
@@ -198,6 +206,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         self.noise_min = noise_min
         self.noise_max = noise_max
         self.n_samples = n_samples
+        self.likelihood_weight = likelihood_weight
         self.expert_steps = expert_steps
         self.gating_steps = gating_steps
         self.expert_weighting = expert_weighting
@@ -247,6 +256,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         """
         published = {
             "objective": "published",
+            "likelihood_weight": 0.0,
             "noise": "interval",
             "noise_min": 0.2,
             "noise_max": 0.5,
@@ -389,6 +399,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             bounds=(self.noise_min, self.noise_max),
             teacher_bounds=(view.noise_min, view.noise_max),
             n_samples=self.n_samples,
+            likelihood_weight=self.likelihood_weight,
             state_noise=self.state_noise,
             generator=torch.Generator(device).manual_seed(training_seed),
         )

@@ -143,6 +143,35 @@ def smoothed_expert_loss(
     return SmoothedLoss((weight * surrogate).mean(), gap)
 
 
+def likelihood_loss(mixture: GaussianMixture, actions: Tensor, weight: Tensor) -> Tensor:
+    r"""Return the forward half of the experts' objective, on actions of the teacher.
+
+    .. math:: -\frac{1}{nK} \sum_{s, z} w_s\, r_z(a, s) \log q(a|s, z), \quad
+              r_z = \mathrm{sg}\big[ q(z|a, s) \big]
+
+    Its gradient in the experts is that of the weighted negative log-likelihood, the divergence
+    :math:`KL(\pi \| q)` up to a constant, over ``K``: the direction in which the gating learns
+    (eq. 14), for the experts. A divergence :math:`KL(q \| \pi)` alone may give a behaviour up at
+    no cost; this one cannot.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture
+        The student in ``n`` states, convolved with noise if the actions carry any.
+    actions : Tensor of shape (n, d_a)
+        An action of the teacher in each.
+    weight : Tensor of shape (n,)
+        Weight ``w`` of each state.
+
+    Returns
+    -------
+    Tensor of shape ()
+    """
+    component = gm.component_log_prob(mixture, actions[:, None])[:, 0]
+    responsibility = torch.softmax(mixture.log_gate + component, dim=1).detach()  # eq. 15
+    return -(weight[:, None] * responsibility * component).mean()
+
+
 def gating_loss(log_gate: Tensor, log_responsibilities: Tensor) -> Tensor:
     """Return the cross-entropy of the gating against responsibilities (eq. 13).
 
@@ -221,6 +250,8 @@ class Distillation:
         Noise levels of the student and of the teacher.
     n_samples : int
         Samples ``v`` of each expert.
+    likelihood_weight : float
+        Weight of `likelihood_loss` beside the objective.
     state_noise : float
         Standard deviation of the noise on the states.
     generator : torch.Generator
@@ -239,6 +270,7 @@ class Distillation:
     bounds: tuple[float, float]
     teacher_bounds: tuple[float, float]
     n_samples: int
+    likelihood_weight: float
     state_noise: float
     generator: torch.Generator
 
@@ -250,17 +282,30 @@ class Distillation:
             self.noise, self._uniform(len(rows)), progress, self.bounds, self.teacher_bounds
         )
         samples = gm.rsample_experts(mixture, self._normal(mixture))
-        entropy = {"entropy": gm.entropy(mixture.detach()).mean()}
+        terms = {"entropy": gm.entropy(mixture.detach()).mean()}
         if self.objective == "published":
             scores = self._score(context, samples, sigma)
-            return Loss(
-                expert_loss(mixture, samples, scores, weighting=self.weighting).total, entropy
-            )
-        samples = samples + sigma[:, None, None, None] * self._normal(mixture)
-        scores = self._score(context, samples, sigma)
-        loss = smoothed_expert_loss(mixture, samples, scores, sigma, weighting=self.weighting)
-        relative = sigma[:, None, None].square() * loss.gap.square().sum(dim=-1)
-        return Loss(loss.total, {"score_gap": relative.mean(), **entropy})
+            total = expert_loss(mixture, samples, scores, weighting=self.weighting).total
+        else:
+            samples = samples + sigma[:, None, None, None] * self._normal(mixture)
+            scores = self._score(context, samples, sigma)
+            loss = smoothed_expert_loss(mixture, samples, scores, sigma, weighting=self.weighting)
+            relative = sigma[:, None, None].square() * loss.gap.square().sum(dim=-1)
+            total, terms = loss.total, {"score_gap": relative.mean(), **terms}
+        if self.likelihood_weight:
+            likelihood = self._likelihood(mixture, rows, sigma)
+            total = total + self.likelihood_weight * likelihood
+            terms["likelihood"] = likelihood.detach()
+        return Loss(total, terms)
+
+    def _likelihood(self, mixture: GaussianMixture, rows: Tensor, sigma: Tensor) -> Tensor:
+        """Return the forward half of the objective, noised and weighted like the other half."""
+        actions = self.actions.index_select(0, rows)
+        if self.objective == "published":
+            return likelihood_loss(mixture, actions, torch.ones_like(sigma))
+        noise = torch.randn(actions.shape, generator=self.generator, device=actions.device)
+        noised = actions + sigma[:, None] * noise
+        return likelihood_loss(gm.smooth(mixture, sigma), noised, sigma)
 
     def gating_step(self, rows: Tensor, progress: float) -> Loss:
         """Return the gating's objective (line 7: eq. 13), its targets from the E-step (line 6)."""

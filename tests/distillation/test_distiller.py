@@ -395,6 +395,20 @@ def test_the_history_tells_how_far_the_scores_are_apart(teacher, two_ways):
     assert {"experts", "gating", "entropy"} < set(published)
 
 
+@pytest.mark.parametrize("objective", ["smoothed", "published"])
+def test_a_share_of_the_forward_divergence_changes_the_student_and_is_in_the_history(
+    objective, teacher, two_ways
+):
+    X, y = two_ways
+    alone, with_share = (
+        small_student(objective=objective, likelihood_weight=weight).fit(X, y, teacher=teacher)
+        for weight in (0.0, 0.3)
+    )
+    assert "likelihood" not in alone.history_[-1]
+    assert np.isfinite(with_share.history_[-1]["likelihood"])
+    assert not np.array_equal(answers(alone, X, y), answers(with_share, X, y))
+
+
 def test_the_published_recipe_is_table_four():
     parameters = VDDDistiller.paper(n_experts=4, random_state=3).get_params()
     expected = {
@@ -406,6 +420,7 @@ def test_the_published_recipe_is_table_four():
         "noise_min": 0.2,
         "noise_max": 0.5,
         "n_samples": 2,
+        "likelihood_weight": 0.0,
         "expert_steps": 2,
         "gating_steps": 1,
         "expert_weighting": "gating",

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
-from skvdd.distillation.vdd import expert_loss, gating_loss, noise_levels, smoothed_expert_loss
+from skvdd.distillation.vdd import (
+    expert_loss,
+    gating_loss,
+    likelihood_loss,
+    noise_levels,
+    smoothed_expert_loss,
+)
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 
@@ -398,3 +404,53 @@ def test_noise_levels_keep_to_their_bounds_in_single_precision(choice):
         assert sigma.shape == uniform.shape
         assert sigma.dtype == torch.float32
         assert low * (1 - 1e-6) <= sigma.min() <= sigma.max() <= high * (1 + 1e-6)
+
+
+# -- the forward half -----------------------------------------------------------------------------
+
+
+def test_the_forward_half_has_the_gradient_of_the_weighted_likelihood_over_k():
+    arguments = random_arguments(3)
+    mean, chol = (arguments[name].clone().requires_grad_() for name in ("mean", "chol"))
+    gate = arguments["gating"]
+    actions = arguments["noise"][:, 0, 0]
+    weight = torch.linspace(0.1, 0.5, len(actions), dtype=torch.float64)
+    experts = MultivariateNormal(mean, scale_tril=chol)
+    log_q = MixtureSameFamily(Categorical(probs=gate), experts).log_prob(actions)
+    expected = torch.autograd.grad(-(weight * log_q).mean() / gate.shape[1], (mean, chol))
+    loss = likelihood_loss(GaussianMixture(gate.log(), mean, chol), actions, weight)
+    actual = torch.autograd.grad(loss, (mean, chol))
+    torch.testing.assert_close(actual[0], expected[0])
+    torch.testing.assert_close(actual[1].tril(), expected[1].tril())
+
+
+def test_the_forward_half_leaves_the_gating_alone():
+    arguments = random_arguments(4)
+    log_gate = arguments["gating"].log().requires_grad_()
+    mean = arguments["mean"].clone().requires_grad_()
+    loss = likelihood_loss(
+        GaussianMixture(log_gate, mean, arguments["chol"]),
+        arguments["noise"][:, 0, 0],
+        torch.ones(len(mean), dtype=torch.float64),
+    )
+    assert torch.autograd.grad(loss, log_gate, allow_unused=True) == (None,)
+
+
+def test_the_forward_half_is_at_rest_where_the_student_is_the_teacher():
+    """Noised actions under the noised student, integrated over a fine grid of actions."""
+    gate = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
+    mean = torch.tensor([[[-1.0], [0.8]]], dtype=torch.float64).requires_grad_()
+    chol = torch.tensor([[[[0.3]], [[0.5]]]], dtype=torch.float64).requires_grad_()
+    sigma = torch.tensor([0.4], dtype=torch.float64)
+    noised = gm.smooth(GaussianMixture(gate.log(), mean, chol), sigma)
+    grid = torch.linspace(-8, 8, 20_001, dtype=torch.float64)
+    density = gm.log_prob(noised.detach(), grid[None, :, None]).exp()[0]
+    rows = GaussianMixture(
+        *(
+            part.expand(len(grid), *part.shape[1:])
+            for part in (noised.log_gate, noised.mean, noised.scale_tril)
+        )
+    )
+    loss = likelihood_loss(rows, grid[:, None], len(grid) * density * (grid[1] - grid[0]))
+    for gradient in torch.autograd.grad(loss, (mean, chol)):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-8, rtol=0)
