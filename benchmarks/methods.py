@@ -109,6 +109,9 @@ METHODS = {
         Method("VE", partial(DiffusionPolicy, "ve")),
         Method("VP-1", DiffusionPolicy, trained_as="VP", settings={"n_steps": 1}),
         Method("VE-1", DiffusionPolicy, trained_as="VE", settings={"n_steps": 1}),
+        # The transformer runs whole for each noisy action: batches of 64 bring it to minutes.
+        Method("GPT", partial(DiffusionPolicy, "ve", "gpt", batch_size=64)),
+        Method("VDD-GPT", VDDDistiller, "GPT"),
         Method("CD-VE", ConsistencyDistiller, "VE", candidates=CD_CANDIDATES),
         Method("CTM-VE", ConsistencyTrajectoryDistiller, "VE", candidates=CTM_CANDIDATES),
         Method("VDD-VP", VDDDistiller, "VP", candidates=VDD_CANDIDATES),

@@ -25,6 +25,7 @@ from benchmarks.reports import Records
 from benchmarks.runs import Run, execute, write
 
 BUDGETS = {"full": (200, 1), "quick": (40, 8)}  # rollouts of a run, divisor of iterations
+FIRST_SEED = 2  # the library's defaults were chosen on seeds 0 and 1, so these are not reported
 TUNING_SEED = 100  # never one that is reported
 TUNING_ROLLOUTS = 100
 
@@ -81,6 +82,16 @@ def sampler_steps(plan: Plan, seeds: Sequence[int]) -> list[Run]:
         for steps in STEPS
         for seed in seeds
     ]
+
+
+def architectures(plan: Plan, seeds: Sequence[int]) -> list[Run]:
+    """Return the plan of the comparison of teachers: the encoder of states, and the transformer.
+
+    The short transformer takes about as many seconds as the teacher with the encoder.
+    """
+    short = {"name": "GPT, a quarter of the iterations", "parameters": {"max_iter": 1500}}
+    rows = [("VE", {}), ("VDD-VE", {}), ("GPT", short), ("GPT", {}), ("VDD-GPT", {})]
+    return [plan.run(method, seed, **options) for method, options in rows for seed in seeds]
 
 
 def difficulties(plan: Plan, seeds: Sequence[int]) -> list[Run]:
@@ -153,6 +164,9 @@ EXPERIMENTS = {
         reports.dots,
     ),
     "figure4": Experiment("Figure 4: rollouts by expert", nothing, reports.trajectories),
+    "architectures": Experiment(
+        "Architectures: encoder of states, and published transformer", architectures, reports.dots
+    ),
     "difficulty": Experiment(
         "Difficulty: harder demonstrations", difficulties, reports.difficulties
     ),
@@ -164,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiments", nargs="+", choices=[*EXPERIMENTS, "all"])
     parser.add_argument("--task", choices=TASKS, default="avoiding")
-    parser.add_argument("--seeds", type=int, default=4, help="how many seeds, from 0")
+    parser.add_argument("--seeds", type=int, default=4, help="how many seeds")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--budget", choices=BUDGETS, default="full")
     parser.add_argument("--output", type=Path, help="folder of the results")
@@ -191,7 +205,7 @@ def conduct(name: str, task: str, folder: Path, budget: str, n_seeds: int, jobs:
     folder.mkdir(parents=True, exist_ok=True)
     n_rollouts, shortening = BUDGETS[budget]
     plan = Plan(TASKS[task], folder, n_rollouts, shortening, read_tuned(folder))
-    runs = experiment.runs(plan, range(n_seeds))
+    runs = experiment.runs(plan, range(FIRST_SEED, FIRST_SEED + n_seeds))
     print(f"{experiment.title}: {len(runs)} runs", flush=True)
     failures = execute(runs, folder / "runs", jobs)
     records: Records = {}

@@ -24,6 +24,7 @@ Records = dict[str, list[dict[str, Any]]]  # of the seeds of each row
 NFES = (1, 8, 32, 64)
 TIMED_ITERATIONS = 100
 DRAWN_ROLLOUTS = 60
+SHOWN_SEED = 2  # whose policies are timed and drawn
 
 
 def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
@@ -129,14 +130,14 @@ def action_times(plan: Plan, name: str, title: str, records: Records) -> str:
     """Measure and write table 3: milliseconds for one action on one thread."""
 
     def measure() -> dict[str, float]:
-        window = plan.training("VE", 0).data().windows(plan.task.window_size)[0][0]
+        window = plan.training("VE", SHOWN_SEED).data().windows(plan.task.window_size)[0][0]
         times = {}
         for teacher in ("VE", "VP"):
-            policy, _ = plan.training(teacher, 0).policy()
+            policy, _ = plan.training(teacher, SHOWN_SEED).policy()
             policy.set_params(sampler="euler")  # one evaluation a step
             for nfe in NFES:
                 times[f"{teacher} {nfe}"] = time_action(policy.set_params(n_steps=nfe), window)
-        times["VDD 1"] = time_action(plan.training("VDD-VE", 0).policy()[0], window)
+        times["VDD 1"] = time_action(plan.training("VDD-VE", SHOWN_SEED).policy()[0], window)
         return times
 
     times = _measured(plan.folder / f"{name}.json", measure)
@@ -154,12 +155,14 @@ def sizes(plan: Plan, name: str, title: str, records: Records) -> str:
     """Measure and write table 7: parameters and seconds against the number of experts."""
 
     def measure() -> dict[str, dict[str, float]]:
-        training = plan.training("VE", 0)
+        training = plan.training("VE", SHOWN_SEED)
         states, actions, _ = training.data().windows(plan.task.window_size)
         teacher, _ = training.policy()
         rows = {}
         for n_experts in published.PARAMETERS:
-            student = plan.training("VDD-VE", 0, parameters={"n_experts": n_experts}).estimator
+            student = plan.training(
+                "VDD-VE", SHOWN_SEED, parameters={"n_experts": n_experts}
+            ).estimator
             student.set_params(init="kmeans", max_iter=TIMED_ITERATIONS)
             start = time.perf_counter()
             student.fit(states, actions, teacher=teacher)
@@ -191,7 +194,7 @@ def trajectories(plan: Plan, name: str, title: str, records: Records) -> str:
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     axes = figure.subplots(3, 4)
     for axis, n_experts in zip(axes[0], (1, 2, 4, 8), strict=True):
-        training = plan.training("VDD-VE", 0, parameters={"n_experts": n_experts})
+        training = plan.training("VDD-VE", SHOWN_SEED, parameters={"n_experts": n_experts})
         policy, _ = training.policy()
         evaluation = evaluate_policy(
             policy, plan.task.env_id, DRAWN_ROLLOUTS, random_state=0, progress=False
@@ -205,7 +208,7 @@ def trajectories(plan: Plan, name: str, title: str, records: Records) -> str:
         axis.set_title(f"expert {expert + 1}: {share[expert] / share.sum():.0%} of decisions")
         axis.get_legend().remove()
     save(figure, plan.folder / f"{name}.png")
-    return f"{DRAWN_ROLLOUTS} rollouts of the student of seed 0."
+    return f"{DRAWN_ROLLOUTS} rollouts of the student of seed {SHOWN_SEED}."
 
 
 def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

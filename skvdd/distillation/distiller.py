@@ -77,7 +77,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
     init : {"em", "kmeans", "random"}, default="em"
         Start of the experts: clusters of the actions, then ``init_iter`` iterations of maximum
         likelihood; the clusters alone; or means uniform in ``[-1, 1]`` and unit variance.
-    init_iter : int, default=3000
+    init_iter : int, default=4000
         Iterations of maximum likelihood in ``init="em"``.
     covariance : {"full", "diag"}, default="full"
         Shape of the experts' covariances.
@@ -90,9 +90,9 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         or one that is trained. ``"auto"`` is the teacher's where it has one, else ``"mlp"``.
     hidden_size, n_layers, n_heads : int, default=128, 2, 4
         Width, layers of encoder and head, attention heads (transformer only).
-    max_iter, batch_size : int, default=750, 128
+    max_iter, batch_size : int, default=500, 256
         Iterations, and rows in a minibatch.
-    learning_rate, weight_decay : float, default=5e-4, 1e-3
+    learning_rate, weight_decay : float, default=1e-3, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
     ema_decay : float, default=0.998
         Factor of the moving average of the weights that predicts; 0 for none.
@@ -181,7 +181,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         learn_gating: bool = True,
         gating_actions: str = "data",
         init: str = "em",
-        init_iter: int = 3000,
+        init_iter: int = 4000,
         covariance: str = "full",
         window_size: int = 1,
         goal_dim: int = 0,
@@ -189,9 +189,9 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         hidden_size: int = 128,
         n_layers: int = 2,
         n_heads: int = 4,
-        max_iter: int = 750,
-        batch_size: int = 128,
-        learning_rate: float = 5e-4,
+        max_iter: int = 500,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
         weight_decay: float = 1e-3,
         ema_decay: float = 0.998,
         state_noise: float = 0.035,
