@@ -84,13 +84,15 @@ def sampler_steps(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     ]
 
 
-def architectures(plan: Plan, seeds: Sequence[int]) -> list[Run]:
-    """Return the plan of the comparison of teachers: the encoder of states, and the transformer.
+def teachers(plan: Plan, seeds: Sequence[int]) -> list[Run]:
+    """Return the plan of the comparison of teachers: both processes, and the transformer.
 
-    The short transformer takes about as many seconds as the teacher with the encoder.
+    The short transformer takes about as many seconds as the teacher that encodes states once.
     """
     short = {"name": "GPT, a quarter of the iterations", "parameters": {"max_iter": 1500}}
-    rows = [("VE", {}), ("VDD-VE", {}), ("GPT", short), ("GPT", {}), ("VDD-GPT", {})]
+    names = ("VE", "VDD-VE", "VP", "VDD-VP", "GPT", "VDD-GPT")
+    rows: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in names]
+    rows.insert(names.index("GPT"), ("GPT", short))
     return [plan.run(method, seed, **options) for method, options in rows for seed in seeds]
 
 
@@ -164,9 +166,7 @@ EXPERIMENTS = {
         reports.dots,
     ),
     "figure4": Experiment("Figure 4: rollouts by expert", nothing, reports.trajectories),
-    "architectures": Experiment(
-        "Architectures: encoder of states, and published transformer", architectures, reports.dots
-    ),
+    "teachers": Experiment("Teachers: VE, VP, and the transformer", teachers, reports.dots),
     "difficulty": Experiment(
         "Difficulty: harder demonstrations", difficulties, reports.difficulties
     ),
@@ -215,7 +215,9 @@ def conduct(name: str, task: str, folder: Path, budget: str, n_seeds: int, jobs:
     if not records and runs:
         return failures
     table = experiment.report(plan, name, experiment.title, records)
-    text = "\n\n".join([f"## {experiment.title}", _how(name, plan, n_seeds), table])
+    picture = [f"![{experiment.title}]({name}.png)"] if (folder / f"{name}.png").is_file() else []
+    parts = [f"## {experiment.title}", _how(name, plan, n_seeds), *picture, table]
+    text = "\n\n".join(parts)
     write(folder / f"{name}.md", text + "\n")
     print(f"\n{text}\n", flush=True)
     return failures

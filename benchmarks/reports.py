@@ -35,7 +35,7 @@ def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
     both = {row: (success[row].mean, entropy[row].mean) for row in rows if row in success}
     dot_plot(rows, both, title, plan.folder / f"{name}.png")
     return _markdown(
-        ("", "success", "paper", "entropy", "paper", "behaviours", "training, s"),
+        ("", "success", "paper", "entropy", "paper", "behaviours", "training, s", "seeds"),
         (
             (row, own[0], success.get(row, ""), own[1], entropy.get(row, ""), *_sizes(records[row]))
             for row, own in rows.items()
@@ -223,7 +223,7 @@ def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, An
 
 def _table(records: Records) -> str:
     return _markdown(
-        ("", "success", "entropy", "behaviours", "training, s"),
+        ("", "success", "entropy", "behaviours", "training, s", "seeds"),
         ((row, *own, *_sizes(records[row])) for row, own in _quantities(records).items()),
     )
 
@@ -239,11 +239,11 @@ def _quantities(records: Records) -> dict[str, tuple[Summary, Summary]]:
     }
 
 
-def _sizes(runs: list[dict[str, Any]]) -> tuple[str, str]:
-    """Return the mean number of behaviours and seconds of training."""
+def _sizes(runs: list[dict[str, Any]]) -> tuple[str, str, str]:
+    """Return the mean number of behaviours and seconds of training, and the number of seeds."""
     behaviors = statistics.fmean(run["n_behaviors"] for run in runs)
     seconds = statistics.fmean(run["training_seconds"] for run in runs)
-    return f"{behaviors:.1f}", f"{seconds:.0f}"
+    return f"{behaviors:.1f}", f"{seconds:.0f}", str(len(runs))
 
 
 def _markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -26,7 +26,7 @@ extensions = [
     "myst_parser",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results/*"]  # results.md includes those
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 
 default_role = "py:obj"  # `fit` in a docstring links to the method, if there is one

@@ -61,7 +61,7 @@ def next_curriculum(component: Tensor, log_responsibility: Tensor, eta: float) -
     r"""Return the curriculum that the experts have earned.
 
     .. math:: \log w_{nz} = \log N(a_n; \mu_z(s_n), \Sigma_z(s_n)) / \eta + \log p(z|n), \quad
-              p(z|n) \leftarrow w_{nz} / \textstyle\sum_j w_{nj}
+              p(z|n) \leftarrow w_{nz} / \sum_j w_{nj}
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ class IMCPolicy(ImitatingMixturePolicy):
     the demonstrations and learns from the rows that it already explains. In each round the weights
 
     .. math:: \log w_{nz} = \log N(a_n; \mu_z(s_n), \Sigma_z(s_n)) / \eta + \log p(z|n), \quad
-              p(z|n) = w_{nz} / \textstyle\sum_j w_{nj}
+              p(z|n) = w_{nz} / \sum_j w_{nj}
 
     are computed for all rows, with :math:`p(z|n)` of the round before; then the experts take
     gradient steps of weighted maximum likelihood, and the gating one on the cross-entropy against

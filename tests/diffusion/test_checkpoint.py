@@ -133,6 +133,8 @@ def test_sizes_are_read_off_the_tensors(name, expected):
         "sigma_data": 0.5,
         "joint": True,
         "preconditioning": "edm",
+        "boundary": 0.0,
+        "target_min": None,
     }
     model = build(read(name))
     assert model.config == common | expected
