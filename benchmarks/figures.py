@@ -27,7 +27,9 @@ class Summary:
     high: float
 
     def __str__(self) -> str:
-        """Return mean, deviation and interval."""
+        """Return mean, deviation and interval; of one seed the mean alone."""
+        if self.low == self.high and self.std == 0:
+            return f"{self.mean:.3f}"
         return f"{self.mean:.3f} ± {self.std:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
@@ -36,7 +38,7 @@ def summarise(values: Sequence[float]) -> Summary:
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)
     if n == 1:
-        return Summary(mean, 0.0, 0.0, 1.0)
+        return Summary(mean, 0.0, mean, mean)
     std = float(values.std(ddof=1))
     half = float(t.ppf(0.975, n - 1)) * std / np.sqrt(n)
     return Summary(mean, std, max(0.0, mean - half), min(1.0, mean + half))

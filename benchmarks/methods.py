@@ -187,7 +187,7 @@ class Plan:
         estimator = row.make(window_size=self.task.window_size, random_state=seed)
         estimator.set_params(**{**self.tuned.get(method, {}), **(parameters or {})})
         for name in {"max_iter", "init_iter"} & estimator.get_params().keys():
-            shorter = max(1, getattr(estimator, name) // self.shortening)
+            shorter = getattr(estimator, name) // self.shortening
             estimator.set_params(**{name: shorter})
         teacher = self.training(row.teacher, seed, **data) if row.teacher else None
         return Training(estimator, teacher=teacher, **data)

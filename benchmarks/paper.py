@@ -113,6 +113,30 @@ def difficulties(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     ]
 
 
+def origins(plan: Plan, seeds: Sequence[int]) -> list[Run]:
+    """Return the plan that takes a student apart: its start, its encoder, and a longer EM."""
+    untuned = replace(plan, tuned={})
+    variants: dict[str, tuple[str, dict[str, Any]]] = {
+        "VDD-VE": ("VDD-VE", {}),
+        "start alone": ("VDD-VE", {"max_iter": 1}),  # a single step of distillation
+        "own encoder": ("VDD-VE", {"encoder": "mlp"}),
+        "EM": ("EM", {}),
+        "EM 12000 iterations": ("EM", {"max_iter": 12_000}),
+    }
+    return [
+        untuned.run(
+            method,
+            seed,
+            name=f"{variant}, {name}",
+            demonstrations=DIFFICULTIES[name][0],
+            parameters=parameters,
+        )
+        for name in ("overlapping", "human-like")
+        for variant, (method, parameters) in variants.items()
+        for seed in seeds
+    ]
+
+
 def candidates(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     """Return the plan of the search: every candidate of every method, on a seed of its own."""
     untuned = replace(plan, tuned={}, n_rollouts=min(TUNING_ROLLOUTS, plan.n_rollouts))
@@ -167,6 +191,7 @@ EXPERIMENTS = {
     ),
     "figure4": Experiment("Figure 4: rollouts by expert", nothing, reports.trajectories),
     "teachers": Experiment("Teachers: VE, VP, and the transformer", teachers, reports.dots),
+    "origins": Experiment("Origins: where the advantage comes from", origins, reports.difficulties),
     "difficulty": Experiment(
         "Difficulty: harder demonstrations", difficulties, reports.difficulties
     ),
