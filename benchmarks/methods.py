@@ -95,7 +95,7 @@ CTM_CANDIDATES = (
 EM_CANDIDATES = (
     {},
     {"n_experts": 20},  # the paper's
-    {"max_iter": 8000},
+    {"max_iter": 24_000},
 )
 IMC_CANDIDATES = (
     {},  # the paper's

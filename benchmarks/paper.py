@@ -114,14 +114,19 @@ def difficulties(plan: Plan, seeds: Sequence[int]) -> list[Run]:
 
 
 def origins(plan: Plan, seeds: Sequence[int]) -> list[Run]:
-    """Return the plan that takes a student apart: its start, its encoder, and a longer EM."""
+    """Return the plan that takes a student apart: its start, its encoder, and how long each learns.
+
+    "own encoder, long" and "EM" learn the same network as long from the same rows; only one of
+    them then listens to the teacher.
+    """
     untuned = replace(plan, tuned={})
     variants: dict[str, tuple[str, dict[str, Any]]] = {
         "VDD-VE": ("VDD-VE", {}),
         "start alone": ("VDD-VE", {"max_iter": 1}),  # a single step of distillation
         "own encoder": ("VDD-VE", {"encoder": "mlp"}),
+        "own encoder, long": ("VDD-VE", {"encoder": "mlp", "init_iter": 12_000}),
         "EM": ("EM", {}),
-        "EM 12000 iterations": ("EM", {"max_iter": 12_000}),
+        "EM, 4000 iterations": ("EM", {"max_iter": 4000}),
     }
     return [
         untuned.run(

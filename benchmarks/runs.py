@@ -71,15 +71,19 @@ class Training:
         }
 
     def policy(self) -> tuple[Any, float]:
-        """Return the trained policy and the seconds it took; train what is not in the cache."""
+        """Return the trained policy and the seconds it took; train what is not in the cache.
+
+        Seconds are those of the processor, in all threads of this process: what other programs
+        take at the same time does not lengthen them.
+        """
         path, seconds_path = CACHE / f"{self.key}.safetensors", CACHE / f"{self.key}.seconds"
         if seconds_path.is_file():
             return skvdd.load(path), float(seconds_path.read_text())
         teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
         states, actions, _ = self.data().windows(self.estimator.window_size)
-        start = time.perf_counter()
+        start = time.process_time()
         self.estimator.fit(states, actions, **teacher)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         if self.estimator.interrupted_:
             raise KeyboardInterrupt
         CACHE.mkdir(exist_ok=True)

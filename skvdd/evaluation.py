@@ -47,7 +47,8 @@ class Evaluation:
         95 % confidence interval of the success rate (`wilson_interval`).
     entropy : float or None
         `task_entropy` of the successful rollouts, None where the environment does not tell
-        behaviours apart. All rollouts count as one initial state.
+        behaviours apart: the mean over the contexts of the evaluation, or, without, the entropy
+        of all rollouts as of one initial state.
     entropy_base : int or None
         Number of behaviours of the task, the base of the entropy.
     n_behaviors : int
@@ -56,6 +57,8 @@ class Evaluation:
         Whether each rollout succeeded.
     behaviors : tuple of length n
         The behaviour of each rollout, failures included.
+    contexts : tuple of length n
+        Which context each rollout started in, counted from zero; None without contexts.
     returns : ndarray of shape (n,)
         Sum of the rewards.
     lengths : ndarray of shape (n,)
@@ -74,6 +77,7 @@ class Evaluation:
     n_behaviors: int
     successes: NDArray[np.bool_] = field(repr=False)
     behaviors: tuple[Behavior, ...] = field(repr=False)
+    contexts: tuple[int | None, ...] = field(repr=False)
     returns: Array = field(repr=False)
     lengths: NDArray[np.intp] = field(repr=False)
     episodes: Demonstrations = field(repr=False)
@@ -91,7 +95,15 @@ class Evaluation:
             ("mean length", f"{self.lengths.mean():.1f}", "actions"),
         ]
         table = [f"  {name:<12}  {value:>7}  {note}".rstrip() for name, value, note in rows]
-        return "\n".join([f"{self.env_id}, {self.n_episodes} episodes", *table])
+        title = f"{self.env_id}, {self.n_episodes} episodes"
+        if self.n_contexts:
+            title += f" in {self.n_contexts} contexts"
+        return "\n".join([title, *table])
+
+    @property
+    def n_contexts(self) -> int:
+        """Number of contexts that were asked for; 0 for none."""
+        return len(set(self.contexts) - {None})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary, without the rollouts, as JSON knows it.
@@ -104,6 +116,7 @@ class Evaluation:
         return {
             "env_id": self.env_id,
             "n_episodes": self.n_episodes,
+            "n_contexts": self.n_contexts,
             "success_rate": self.success_rate,
             "success_interval": list(self.success_interval),
             "entropy": self.entropy,
@@ -124,6 +137,7 @@ def evaluate_policy(
     env_id: str,
     n_episodes: int = 100,
     *,
+    contexts: int | ArrayLike | None = None,
     n_envs: int | None = None,
     random_state: RandomState = None,
     progress: bool = True,
@@ -146,7 +160,11 @@ def evaluate_policy(
         A registered Gymnasium environment with vectors as observations and actions, whose
         infos tell ``success`` and, where it has behaviours, ``behavior``.
     n_episodes : int, default=100
-        Number of rollouts.
+        Number of rollouts; with contexts a multiple of theirs.
+    contexts : int, array-like of shape (m, k) or None, default=None
+        Initial states that the rollouts share out evenly: the first m of the environment's test
+        list, or these. The entropy is then the mean over them, as D3IL defines it. None lets
+        each episode draw its own.
     n_envs : int, default=None
         Number of environments stepped together; None takes up to 64.
     random_state : int, RandomState instance or None, default=None
@@ -184,7 +202,8 @@ def evaluate_policy(
     if n_envs is None:
         n_envs = BLOCK_SIZE
     _check_count("n_envs", n_envs)
-    rollouts = plan_rollouts(n_episodes, random_state)
+    starts = _check_contexts(contexts, n_episodes)
+    rollouts = plan_rollouts(n_episodes, random_state, starts)
     n_envs = min(n_envs, n_episodes)
     with EnvPool(env_id, n_envs, **(env_kwargs or {})) as pool:
         _check_spaces(pool, env_id)
@@ -192,8 +211,7 @@ def evaluate_policy(
         finished = driver.run(rollouts)
         for _ in tqdm(finished, env_id, n_episodes, unit="ep", delay=2.0, disable=not progress):
             pass
-        base = pool.n_behaviors
-    return _summarise(env_id, rollouts, base)
+        return _summarise(env_id, rollouts, pool.n_behaviors, pool.skips_unsolved)
 
 
 def time_action(
@@ -247,6 +265,7 @@ def rollout_scorer(
     env_id: str,
     n_episodes: int = 100,
     *,
+    contexts: int | ArrayLike | None = None,
     metric: str | Sequence[str] = "success_rate",
     random_state: int | None = 0,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -260,7 +279,7 @@ def rollout_scorer(
 
     Parameters
     ----------
-    env_id, n_episodes, env_kwargs, goal
+    env_id, n_episodes, contexts, env_kwargs, goal
         As in `evaluate_policy`. Processes other than this one must know ``env_id`` as well; those
         of joblib know the environments of skvdd.
     metric : str or sequence of str, default="success_rate"
@@ -305,6 +324,7 @@ def rollout_scorer(
     {'success_rate': 0.0, 'entropy': 0.0}
     """
     _check_count("n_episodes", n_episodes)
+    _check_contexts(contexts, n_episodes)
     _check_seed(random_state)
     names = (metric,) if isinstance(metric, str) else tuple(metric)
     _check_metric(names)
@@ -314,7 +334,7 @@ def rollout_scorer(
         _check_spaces(pool, env_id)
         _check_tells_behaviors(pool, names)
     chosen = metric if isinstance(metric, str) else names
-    return _RolloutScorer(env_id, n_episodes, chosen, random_state, env_kwargs, goal)
+    return _RolloutScorer(env_id, n_episodes, contexts, chosen, random_state, env_kwargs, goal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,6 +343,7 @@ class _RolloutScorer:
 
     env_id: str
     n_episodes: int
+    contexts: int | ArrayLike | None
     metric: str | tuple[str, ...]
     random_state: int | None
     env_kwargs: dict[str, Any]
@@ -334,6 +355,7 @@ class _RolloutScorer:
             estimator,
             self.env_id,
             self.n_episodes,
+            contexts=self.contexts,
             random_state=self.random_state,
             progress=False,
             env_kwargs=self.env_kwargs,
@@ -392,6 +414,31 @@ def _check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
+def _check_contexts(contexts: Any, n_episodes: int) -> Sequence[int | Array] | None:
+    """Return what the resets are told, one item for each context; None for no contexts."""
+    if contexts is None:
+        return None
+    starts: Sequence[int | Array]
+    if np.ndim(contexts) == 0:
+        if not (isinstance(contexts, Integral) and int(contexts) >= 1):
+            raise ValueError(f"contexts must be an integer of at least 1, got {contexts!r}.")
+        starts = range(int(contexts))
+    else:
+        table = np.asarray(contexts, dtype=float)
+        if table.ndim != 2:
+            raise ValueError(
+                "contexts must be a number, or a table with one row for each of them; got shape "
+                f"{table.shape}."
+            )
+        starts = list(table)
+    if n_episodes % len(starts):
+        raise ValueError(
+            f"n_episodes must be a multiple of the number of contexts, {len(starts)}, got "
+            f"{n_episodes}."
+        )
+    return starts
+
+
 def _check_seed(random_state: int | None) -> None:
     # An instance would be consumed, and every policy of a search play other episodes.
     if random_state is None or (isinstance(random_state, Integral) and 0 <= random_state < 2**32):
@@ -433,19 +480,26 @@ def _check_spaces(pool: EnvPool, env_id: str) -> None:
 # ---------------------------------------------------------------------------------------
 
 
-def _summarise(env_id: str, rollouts: Sequence[Rollout], base: int | None) -> Evaluation:
+def _summarise(
+    env_id: str, rollouts: Sequence[Rollout], base: int | None, skip_unsolved: bool
+) -> Evaluation:
     n_success = sum(rollout.success for rollout in rollouts)
     solved = [rollout.behavior if rollout.success else None for rollout in rollouts]
+    contexts = tuple(rollout.context for rollout in rollouts)
+    entropy = None
+    if base is not None:
+        entropy = task_entropy(solved, base, contexts, skip_unsolved=skip_unsolved)
     return Evaluation(
         env_id=env_id,
         n_episodes=len(rollouts),
         success_rate=n_success / len(rollouts),
         success_interval=wilson_interval(n_success, len(rollouts)),
-        entropy=None if base is None else task_entropy(solved, base),
+        entropy=entropy,
         entropy_base=base,
         n_behaviors=len(set(solved) - {None}),
         successes=np.array([rollout.success for rollout in rollouts]),
         behaviors=tuple(rollout.behavior for rollout in rollouts),
+        contexts=contexts,
         returns=np.array([rollout.total_reward for rollout in rollouts]),
         lengths=np.array([len(rollout.actions) for rollout in rollouts]),
         episodes=_episodes(env_id, rollouts),

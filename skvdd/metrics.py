@@ -151,6 +151,8 @@ def task_entropy(
     behaviors: Sequence[Hashable | None],
     base: int,
     contexts: Sequence[Hashable] | None = None,
+    *,
+    skip_unsolved: bool = False,
 ) -> float:
     r"""Return the entropy of the behaviours with which a policy solves a task (eq. 40).
 
@@ -169,8 +171,10 @@ def task_entropy(
         Number of behaviours of the task, :math:`|B|`, the base of the logarithm.
     contexts : sequence of length n, default=None
         The initial state of each rollout. Given, the result is the mean of the entropies of
-        each initial state; one without any success counts as zero. None: all rollouts share
-        one initial state.
+        each initial state. None: all rollouts share one initial state.
+    skip_unsolved : bool, default=False
+        Whether initial states without any success are left out of the mean, as D3IL does in
+        sorting and stacking; otherwise they count as zero, as in aligning and pushing.
 
     Returns
     -------
@@ -196,7 +200,8 @@ def task_entropy(
     for context, behavior in zip(contexts, behaviors, strict=True):
         counts[context].update(() if behavior is None else (behavior,))
     _check_base(base, set().union(*counts.values()))
-    return sum(_entropy(counter, base) for counter in counts.values()) / max(len(counts), 1)
+    counted = [counter for counter in counts.values() if counter or not skip_unsolved]
+    return sum(_entropy(counter, base) for counter in counted) / max(len(counted), 1)
 
 
 def kl_divergence(log_p: ArrayLike, log_q: ArrayLike) -> KLEstimate:

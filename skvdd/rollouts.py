@@ -40,6 +40,8 @@ class Rollout:
     index: int
     seed: int
     noise: np.random.RandomState
+    context: int | None = None
+    options: dict[str, Any] | None = None
     states: list[Array] = field(default_factory=list)
     actions: list[Array] = field(default_factory=list)
     total_reward: float = 0.0
@@ -57,14 +59,24 @@ class Rollout:
         return np.stack([self.states[0]] * (window_size - len(recent)) + recent)
 
 
-def plan_rollouts(n_episodes: int, random_state: RandomState) -> list[Rollout]:
-    """Draw all seeds before the first rollout, so that none depends on the schedule."""
+def plan_rollouts(
+    n_episodes: int, random_state: RandomState, contexts: Sequence[int | Array] | None = None
+) -> list[Rollout]:
+    """Draw all seeds before the first rollout, so that none depends on the schedule.
+
+    With contexts, the rollouts start in one after the other of them, over and over.
+    """
     rng = check_random_state(random_state)
     seeds = rng.randint(np.iinfo(np.int32).max, size=(n_episodes, 2)).tolist()
-    return [
+    rollouts = [
         Rollout(index, env_seed, np.random.RandomState(noise_seed))
         for index, (env_seed, noise_seed) in enumerate(seeds)
     ]
+    if contexts is not None:
+        for rollout in rollouts:
+            rollout.context = rollout.index % len(contexts)
+            rollout.options = {"context": contexts[rollout.context]}
+    return rollouts
 
 
 class Driver:
@@ -100,7 +112,8 @@ class Driver:
         if not started:
             return
         seeds = [rollout.seed for rollout in started.values()]
-        observations, _ = self.pool.reset(list(started), seeds)
+        options = [rollout.options for rollout in started.values()]
+        observations, _ = self.pool.reset(list(started), seeds, options)
         for rollout, observation in zip(started.values(), observations, strict=True):
             rollout.states.append(np.array(observation, dtype=float))
         self.running.update(started)

@@ -83,6 +83,7 @@ def make_evaluation(env_id="skvdd/Avoiding-v0"):
         n_behaviors=1,
         successes=np.array([True, False]),
         behaviors=(1, 2),
+        contexts=(None, None),
         returns=np.array([1.0, 0.0]),
         lengths=np.array([10, 6]),
         episodes=Demonstrations(episodes),

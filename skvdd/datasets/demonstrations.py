@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,13 +17,6 @@ from sklearn.utils import check_random_state
 
 FORMAT = "skvdd-demonstrations"
 VERSION = 1
-EMBEDDED = (
-    "avoiding",
-    "avoiding-hesitant",
-    "avoiding-overlapping",
-    "avoiding-longtail",
-    "avoiding-human",
-)
 
 Behavior = str | int | None
 
@@ -205,7 +197,7 @@ class Demonstrations:
         groups : ndarray of shape (n,)
             Index of the episode, for cross-validation that keeps episodes whole.
         """
-        if not _is_count(window_size):
+        if not is_count(window_size):
             raise ValueError(f"window_size must be an integer of at least 1, got {window_size!r}.")
         states = np.concatenate([episode.states for episode in self.episodes])
         actions = np.concatenate([episode.actions for episode in self.episodes])
@@ -445,7 +437,7 @@ def _checked_columns(columns: Sequence[int] | None, n_columns: int) -> NDArray[n
     return indices
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
     """Say whether a value is a positive integer."""
     return isinstance(value, int | np.integer) and bool(value >= 1)
 
@@ -487,57 +479,3 @@ def _from_archive(archive: Any) -> Demonstrations:
     return Demonstrations(
         tuple(Episode(*part) for part in parts), header["name"], header["metadata"]
     )
-
-
-# ---------------------------------------------------------------------------------------
-# The embedded sets
-# ---------------------------------------------------------------------------------------
-
-
-def load_demonstrations(task: str = "avoiding", n_episodes: int | None = None) -> Demonstrations:
-    """Return the demonstrations that come with the library, without any download.
-
-    Parameters
-    ----------
-    task : str, default="avoiding"
-        ``"avoiding"``: 96 episodes of a scripted demonstrator, four for each of the 24
-        behaviours of `~skvdd.envs.avoiding.Avoiding`, with deviations and corrections. Its
-        variants are harder to imitate, 96 episodes each:
-
-        - ``"avoiding-hesitant"``: the speed drifts threefold within an episode, and there are
-          pauses of 5 to 15 steps, short ways back and sudden jerks.
-        - ``"avoiding-overlapping"``: gaps are chosen late, from shared ground in the middle or
-          after aiming at a neighbouring gap, and are used more widely.
-        - ``"avoiding-longtail"``: the behaviours follow Zipf's law (exponent 0.85), from 21
-          episodes for the most frequent to one for each of the rarest.
-        - ``"avoiding-human"``: all of that at once.
-    n_episodes : int or None, default=None
-        Only the first so many; None is all. Any beginning of a set spreads evenly over the
-        behaviours. In ``"avoiding-longtail"`` and ``"avoiding-human"`` it is a random sample
-        of the set without replacement instead, and may miss rare behaviours.
-
-    Returns
-    -------
-    Demonstrations
-        The set.
-
-    Examples
-    --------
-    >>> from skvdd.datasets import load_demonstrations
-    >>> demos = load_demonstrations("avoiding", n_episodes=24)
-    >>> len(demos), len(set(demos.behaviors))
-    (24, 24)
-    """
-    if task not in EMBEDDED:
-        known = ", ".join(map(repr, EMBEDDED))
-        raise ValueError(f"task must be one of {known}, got {task!r}.")
-    with as_file(files("skvdd.datasets") / "data" / f"{task}.npz") as path:
-        demonstrations = Demonstrations.load(path)
-    if n_episodes is None:
-        return demonstrations
-    if not _is_count(n_episodes) or n_episodes > len(demonstrations):
-        raise ValueError(
-            f"n_episodes must be an integer between 1 and {len(demonstrations)}, the number of "
-            f"episodes of {task!r}, or None for all; got {n_episodes!r}."
-        )
-    return demonstrations.subset(range(n_episodes))

@@ -233,8 +233,7 @@ class Avoiding(RobotTask):
         )
         return "".join(obstacles) + finish
 
-    def _begin(self) -> None:
-        self._success = False
+    def _begin(self, context: Array) -> None:
         self._behavior = 0
         self._decided = [False, False, False]
 

@@ -1,10 +1,11 @@
-"""What all robot tasks share: one model per task, D3IL's step order, rendering."""
+"""What all tasks share: one model per task, contexts, pictures; and D3IL's step order."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cache
+from numbers import Integral
 from typing import Any, ClassVar
 
 import gymnasium
@@ -16,16 +17,14 @@ from numpy.typing import ArrayLike
 from skvdd.envs.panda import Array, Panda, build_model, clip_to_reach
 
 CAMERAS = ("view", "agent")
+SPLITS = ("train", "test")  # lists of contexts; a list's place is part of the seed of its draws
 
 
-class RobotTask(gymnasium.Env[Array, Array], ABC):
-    """A task of the Panda at its table, steered by changes of the tool's set-point.
+class Task(gymnasium.Env[Array, Array], ABC):
+    """A simulated task whose episodes start in a context.
 
-    A task says what stands on the table (`objects`), where the arm starts
-    (`start_joints`), what is observed, and how success and behaviour are judged; this class
-    owns the order of events. It is D3IL's: the observation and the verdict that `step`
-    returns belong to the state *before* the control window, paired with the set-point that
-    is active *during* it.
+    A task says what it simulates (`model`), how an episode starts (`draw_context`, `_begin`), what
+    is observed, and how success and behaviour are judged.
 
     Parameters
     ----------
@@ -34,22 +33,24 @@ class RobotTask(gymnasium.Env[Array, Array], ABC):
     width, height : int, default=480
         Size of a picture in pixels, at most 1024.
     camera : {"view", "agent"}, default="view"
-        ``"view"`` shows arm and table from the side, ``"agent"`` is D3IL's camera above the
-        table.
+        ``"view"`` shows the scene from the side, ``"agent"`` is the camera of the original task.
 
     Attributes
     ----------
     n_behaviors : int
         Number of behaviours that solve the task.
+    skips_unsolved : bool
+        Whether contexts without a success are left out of the task entropy; otherwise they count
+        as zero.
+    context : ndarray of shape (context_size,)
+        What was drawn or asked for at the last reset.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 29}
 
     n_behaviors: ClassVar[int]
-    start_joints: ClassVar[tuple[float, ...]]  # rad
-    n_ticks: ClassVar[int] = 35  # ms in one control step
-    action_bound: ClassVar[float] = 0.01  # m, declared and not enforced
-    n_axes: ClassVar[int] = 2  # axes of the set-point that the action moves
+    skips_unsolved: ClassVar[bool] = False
+    context_size: ClassVar[int] = 0  # numbers that say how an episode starts
 
     def __init__(
         self,
@@ -66,119 +67,98 @@ class RobotTask(gymnasium.Env[Array, Array], ABC):
         self._size = (height, width)
         self._camera = camera
         self._renderer: mujoco.Renderer | None = None
+        self._context: Array = np.zeros(0)
+        self._success = False
         self.data = mujoco.MjData(self.model())
-        self._arm = Panda(self.model(), self.data)
-        self._set_point: Array | None = None
-        self.action_space = Box(-self.action_bound, self.action_bound, (self.n_axes,), np.float64)
 
     # -- what a task defines ------------------------------------------------------------
 
     @classmethod
     @abstractmethod
-    def objects(cls) -> str:
-        """Return the task's own bodies as MJCF."""
+    def model(cls) -> mujoco.MjModel:
+        """Return the model that all environments of this task share."""
+
+    @classmethod
+    def draw_context(cls, rng: np.random.Generator) -> Array:
+        """Draw how an episode starts, (context_size,)."""
+        return np.zeros(0)
 
     @abstractmethod
-    def _begin(self) -> None:
-        """Place the objects with ``self.np_random`` and forget the last episode."""
+    def _begin(self, context: Array) -> None:
+        """Place the objects and forget the last episode."""
 
     @abstractmethod
     def _observe(self) -> Array:
-        """Return the observation: the new set-point and the state before the window."""
-
-    @abstractmethod
-    def _is_over(self) -> bool:
-        """Judge the state before the window."""
-
-    @abstractmethod
-    def _keep_books(self) -> None:
-        """Look at the state after the window: behaviour, and for later tasks success."""
+        """Return the observation."""
 
     @abstractmethod
     def _info(self) -> dict[str, Any]:
-        """Return ``{"success": bool, "behavior": int or str}``."""
+        """Return ``{"success": bool, "behavior": int, str or None}``.
 
-    # -- what they share ----------------------------------------------------------------
+        The behaviour of a success that counts as none of the task's is None.
+        """
+
+    # -- contexts -----------------------------------------------------------------------
 
     @classmethod
-    @cache
-    def model(cls) -> mujoco.MjModel:
-        """Return the model that all environments of this task share."""
-        return build_model(cls.objects())
-
-    @property
-    def tcp_position(self) -> Array:
-        """Measured position of the tool centre point after the last window, m, (3,)."""
-        return self._arm.tcp_position
-
-    @property
-    def set_point(self) -> Array:
-        """Desired position of the tool centre point, m, (3,)."""
-        if self._set_point is None:
-            raise gymnasium.error.ResetNeeded("Call reset() before step() and before set_point.")
-        return self._set_point.copy()
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode.
+    def listed_context(cls, index: int, split: str = "test") -> Array:
+        """Return a context of the train or the test list, the same for everybody.
 
         Parameters
         ----------
-        seed : int or None, default=None
-            Seed of the task's own draws, as everywhere in Gymnasium.
-        options : dict or None, default=None
-            Not used.
+        index : int
+            Its number, from zero; the lists have no end.
+        split : {"train", "test"}, default="test"
+            Which list. Demonstrations start in contexts of the train list, evaluations in those
+            of the test list.
 
         Returns
         -------
-        observation : ndarray
-            First observation; the set-point equals the measured position.
-        info : dict
-            ``success`` and ``behavior``.
+        ndarray of shape (context_size,)
+            Drawn with ``numpy.random.default_rng([0, index])``, test: ``[1, index]``.
         """
-        super().reset(seed=seed)
-        self._arm.reset(self.start_joints)
-        self._set_point = self._arm.tcp_position
-        self._begin()
-        return self._observe(), self._info()
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}.")
+        if not (isinstance(index, Integral) and index >= 0):
+            raise ValueError(f"context must be an integer of at least 0, got {index!r}.")
+        return cls.draw_context(np.random.default_rng([SPLITS.index(split), int(index)]))
 
-    def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Move the set-point, let one control window pass.
+    @property
+    def context(self) -> Array:
+        """How the episode started, (context_size,)."""
+        return self._context.copy()
 
-        Parameters
-        ----------
-        action : array-like of shape (n_axes,)
-            Change of the set-point, m. Set-points out of reach are replaced by the nearest
-            within reach, in the simulation and in the observation alike.
+    def _choose_context(self, options: dict[str, Any] | None) -> Array:
+        """Return the context that the options of a reset name, or draw one."""
+        options = dict(options or {})
+        context, split = options.pop("context", None), options.pop("split", "test")
+        if options:
+            raise ValueError(f"options must be 'context' and 'split', got {sorted(options)}.")
+        if context is None:
+            return self.draw_context(self.np_random)
+        if self.context_size == 0:
+            raise ValueError(
+                f"context cannot be chosen: every episode of {type(self).__name__} starts alike."
+            )
+        if np.ndim(context) == 0:
+            return self.listed_context(context, split)
+        chosen = np.array(context, dtype=np.float64)
+        if chosen.shape != (self.context_size,) or not np.isfinite(chosen).all():
+            raise ValueError(
+                f"context must be the number of a listed one, or {self.context_size} finite "
+                f"numbers as draw_context returns them; got {context!r}."
+            )
+        return chosen
 
-        Returns
-        -------
-        observation : ndarray
-            New set-point, and the state measured before the window.
-        reward : float
-            1 at the end of a successful episode, otherwise 0.
-        terminated, truncated : bool
-            Whether the episode is over; time limits are Gymnasium's ``TimeLimit``.
-        info : dict
-            ``success`` and ``behavior``.
-        """
-        wanted = self.set_point
-        wanted[: self.n_axes] += self._check_action(action)
-        self._set_point = clip_to_reach(wanted)
-        observation = self._observe()
-        terminated = self._is_over()
-        self._arm.move(self._set_point, self.n_ticks)
-        self._keep_books()
-        info = self._info()
-        return observation, float(terminated and info["success"]), terminated, False, info
+    # -- checks and contacts ------------------------------------------------------------
 
     def _check_action(self, action: ArrayLike) -> Array:
         """Return the action as an array, or say what is wrong with it."""
         array = np.asarray(action, dtype=np.float64)
-        if array.shape != (self.n_axes,):
+        wanted = self.action_space.shape
+        if array.shape != wanted:
             raise ValueError(
-                f"action must have shape ({self.n_axes},): the change of the set-point in metres; "
+                f"action must have shape {wanted}: the change of the set-point in metres; "
                 f"got shape {array.shape}."
             )
         if not np.isfinite(array).all():
@@ -220,6 +200,137 @@ class RobotTask(gymnasium.Env[Array, Array], ABC):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+
+class RobotTask(Task):
+    """A task of the Panda at its table, steered by changes of the tool's set-point.
+
+    A robot task says besides what stands on the table (`objects`) and where the arm starts
+    (`start_joints`); this class owns the order of events. It is D3IL's: the observation and
+    the verdict that `step` returns belong to the state *before* the control window, paired with
+    the set-point that is active *during* it.
+
+    Parameters
+    ----------
+    render_mode, width, height, camera
+        As in `Task`.
+    """
+
+    start_joints: ClassVar[tuple[float, ...]]  # rad
+    n_ticks: ClassVar[int] = 35  # ms in one control step
+    action_bound: ClassVar[float] = 0.01  # m, declared and not enforced
+    n_axes: ClassVar[int] = 2  # axes of the set-point that the action moves
+
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
+        camera: str = "view",
+    ) -> None:
+        super().__init__(render_mode, width, height, camera)
+        self._arm = Panda(self.model(), self.data)
+        self._set_point: Array | None = None
+        self.action_space = Box(-self.action_bound, self.action_bound, (self.n_axes,), np.float64)
+
+    # -- what a robot task defines ------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def objects(cls) -> str:
+        """Return the task's own bodies as MJCF."""
+
+    @abstractmethod
+    def _keep_books(self) -> None:
+        """Look at the state after the window: behaviour, and mostly success."""
+
+    def _is_over(self) -> bool:
+        """Judge the state before the window; success that the last window brought ends it."""
+        return self._success
+
+    def _within_reach(self, position: Array) -> Array:
+        """Return the nearest set-point that the arm reaches, m, (3,)."""
+        return clip_to_reach(position)
+
+    # -- what they share ----------------------------------------------------------------
+
+    @classmethod
+    @cache
+    def model(cls) -> mujoco.MjModel:
+        """Return the model that all environments of this task share."""
+        return build_model(cls.objects())
+
+    @property
+    def tcp_position(self) -> Array:
+        """Measured position of the tool centre point after the last window, m, (3,)."""
+        return self._arm.tcp_position
+
+    @property
+    def set_point(self) -> Array:
+        """Desired position of the tool centre point, m, (3,)."""
+        if self._set_point is None:
+            raise gymnasium.error.ResetNeeded("Call reset() before step() and before set_point.")
+        return self._set_point.copy()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start an episode.
+
+        Parameters
+        ----------
+        seed : int or None, default=None
+            Seed of the task's own draws, as everywhere in Gymnasium.
+        options : dict or None, default=None
+            ``{"context": i}`` starts in the i-th context of the test list (`listed_context`),
+            ``{"context": i, "split": "train"}`` in one of the train list, ``{"context": array}``
+            in the context given. Without, one is drawn. A task that always starts alike takes
+            none of them.
+
+        Returns
+        -------
+        observation : ndarray
+            First observation; the set-point equals the measured position.
+        info : dict
+            ``success`` and ``behavior``.
+        """
+        super().reset(seed=seed)
+        self._context = self._choose_context(options)
+        self._success = False
+        self._arm.reset(self.start_joints)
+        self._set_point = self._arm.tcp_position
+        self._begin(self._context)
+        return self._observe(), self._info()
+
+    def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Move the set-point, let one control window pass.
+
+        Parameters
+        ----------
+        action : array-like of shape (n_axes,)
+            Change of the set-point, m. Set-points out of reach are replaced by the nearest
+            within reach, in the simulation and in the observation alike.
+
+        Returns
+        -------
+        observation : ndarray
+            New set-point, and the state measured before the window.
+        reward : float
+            1 at the end of a successful episode, otherwise 0.
+        terminated, truncated : bool
+            Whether the episode is over; time limits are Gymnasium's ``TimeLimit``.
+        info : dict
+            ``success`` and ``behavior``.
+        """
+        wanted = self.set_point
+        wanted[: self.n_axes] += self._check_action(action)
+        self._set_point = self._within_reach(wanted)
+        observation = self._observe()
+        terminated = self._is_over()
+        self._arm.move(self._set_point, self.n_ticks)
+        self._keep_books()
+        info = self._info()
+        return observation, float(terminated and info["success"]), terminated, False, info
 
 
 def _make_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:

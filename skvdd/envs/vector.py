@@ -84,10 +84,18 @@ class EnvPool:
         """Number of behaviours that solve the task, None where the task does not say."""
         return getattr(self.envs[0].unwrapped, "n_behaviors", None)
 
+    @property
+    def skips_unsolved(self) -> bool:
+        """Whether contexts without a success are left out of the task entropy."""
+        return getattr(self.envs[0].unwrapped, "skips_unsolved", False)
+
     # -- what they do -------------------------------------------------------------------------
 
     def reset(
-        self, indices: Sequence[int], seeds: Sequence[int | None]
+        self,
+        indices: Sequence[int],
+        seeds: Sequence[int | None],
+        options: Sequence[dict[str, Any] | None] | None = None,
     ) -> tuple[Any, list[dict[str, Any]]]:
         """Start episodes.
 
@@ -97,6 +105,8 @@ class EnvPool:
             Which environments.
         seeds : sequence of k int or None
             One seed for each.
+        options : sequence of k dict or None, default=None
+            Options for each; None for all without.
 
         Returns
         -------
@@ -106,11 +116,16 @@ class EnvPool:
             As `reset` of the environments returns them.
         """
         self._check_lengths(indices, "seeds", seeds)
+        if options is None:
+            options = [None] * len(indices)
+        self._check_lengths(indices, "options", options)
 
-        def reset_one(index: int, seed: int | None) -> tuple[Any, dict[str, Any]]:
-            return self.envs[index].reset(seed=seed)
+        def reset_one(index: int, start: tuple[int | None, Any]) -> tuple[Any, dict[str, Any]]:
+            seed, option = start
+            return self.envs[index].reset(seed=seed, options=option)
 
-        observations, infos = self._run("reset", reset_one, indices, seeds)
+        starts = list(zip(seeds, options, strict=True))
+        observations, infos = self._run("reset", reset_one, indices, starts)
         return self._stack(observations), list(infos)
 
     def step(

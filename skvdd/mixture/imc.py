@@ -188,7 +188,7 @@ class IMCPolicy(ImitatingMixturePolicy):
         Network over the state window.
     hidden_size, n_layers, n_heads : int, default=128, 2, 4
         Width, layers of encoder and head, attention heads (transformer only).
-    max_iter, batch_size : int, default=4000, 256
+    max_iter, batch_size : int, default=12000, 256
         Iterations, and rows in a minibatch.
     learning_rate, weight_decay : float, default=1e-3, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
@@ -262,7 +262,7 @@ class IMCPolicy(ImitatingMixturePolicy):
         hidden_size: int = 128,
         n_layers: int = 2,
         n_heads: int = 4,
-        max_iter: int = 4000,
+        max_iter: int = 12_000,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-3,

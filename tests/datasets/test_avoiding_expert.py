@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skvdd.datasets import Demonstrations, load_demonstrations
-from skvdd.datasets.demonstrations import EMBEDDED
+from skvdd.datasets.loading import EMBEDDED
 from skvdd.datasets.experts import avoiding as expert
 from skvdd.envs.avoiding import BEHAVIORS, OBSTACLES, ROD_RADIUS, gaps_of
 

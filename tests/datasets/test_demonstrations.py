@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import chisquare
 
 from skvdd.datasets import Demonstrations, Episode, append_goals, load_demonstrations
-from skvdd.datasets.demonstrations import EMBEDDED
+from skvdd.datasets.loading import EMBEDDED
 from skvdd.datasets.demonstrations import Demonstrations as SameDemonstrations
 from skvdd.envs.avoiding import ROW_Y, gaps_of
 
@@ -543,12 +543,16 @@ def test_an_unknown_task_is_refused_with_the_known_ones():
         load_demonstrations("juggling")
 
 
-@pytest.mark.parametrize("n_episodes", [0, 97, 2.5])
-def test_a_wrong_number_of_episodes_is_refused(n_episodes):
-    with refused(
-        "n_episodes must be an integer between 1 and 96, the number of episodes of 'avoiding', or "
-        f"None for all; got {n_episodes!r}."
-    ):
+@pytest.mark.parametrize(
+    ("n_episodes", "message"),
+    [
+        (0, "n_episodes must be an integer of at least 1, or None, got 0."),
+        (2.5, "n_episodes must be an integer of at least 1, or None, got 2.5."),
+        (97, "n_episodes must be at most 96, the number of episodes of 'avoiding', got 97."),
+    ],
+)
+def test_a_wrong_number_of_episodes_is_refused(n_episodes, message):
+    with refused(message):
         load_demonstrations("avoiding", n_episodes)
 
 

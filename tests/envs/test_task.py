@@ -36,9 +36,8 @@ class Lift(RobotTask):
     def objects(cls):
         return ""
 
-    def _begin(self):
+    def _begin(self, context):
         self.events = []
-        self.success = False
 
     def _observe(self):
         self.events.append("observe")
@@ -46,14 +45,14 @@ class Lift(RobotTask):
 
     def _is_over(self):
         self.events.append("judge")
-        return self.success
+        return super()._is_over()
 
     def _keep_books(self):
         self.events.append("keep books")
-        self.success = bool(self.tcp_position[2] > 0.2)
+        self._success = bool(self.tcp_position[2] > 0.2)
 
     def _info(self):
-        return {"success": self.success, "behavior": 0}
+        return {"success": self._success, "behavior": 0}
 
 
 def test_a_step_observes_and_judges_before_the_window():

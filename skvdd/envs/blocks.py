@@ -1,0 +1,74 @@
+"""Blocks that a robot pushes about: their MJCF, and where they are."""
+
+from __future__ import annotations
+
+import math
+
+import mujoco
+import numpy as np
+
+from skvdd.envs.panda import Array
+
+
+def cube(name: str, half_size: float, mass: float, rgba: str) -> str:
+    """Return a cube that moves freely, as MJCF.
+
+    Parameters
+    ----------
+    name : str
+        Name of the body; its joint and geometry have the same.
+    half_size, mass : float
+        Half the length of an edge, m; mass, kg.
+    rgba : str
+        Colour.
+    """
+    size = f"{half_size} {half_size} {half_size}"
+    return (
+        f'<body name="{name}"><freejoint name="{name}"/>'
+        f'<geom name="{name}" type="box" size="{size}" mass="{mass}" rgba="{rgba}"/></body>'
+    )
+
+
+class Block:
+    """One body with a free joint in a simulation.
+
+    Parameters
+    ----------
+    model : mujoco.MjModel
+        The model.
+    data : mujoco.MjData
+        The simulation.
+    name : str
+        Name of the body, and of its free joint.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, name: str) -> None:
+        body = model.body(name).id
+        joint = model.joint(name)
+        self._pose = slice(joint.qposadr[0], joint.qposadr[0] + 7)
+        self._velocity = slice(joint.dofadr[0], joint.dofadr[0] + 6)
+        self._data = data
+        self._position = data.xpos[body]
+        self._quaternion = data.xquat[body]
+        self._rotation = data.xmat[body]
+
+    @property
+    def position(self) -> Array:
+        """Position of the centre at the last tick, m, (3,)."""
+        return self._position.copy()
+
+    @property
+    def quaternion(self) -> Array:
+        """Orientation at the last tick, (w, x, y, z), without a canonical sign."""
+        return self._quaternion.copy()
+
+    @property
+    def yaw(self) -> float:
+        """Rotation about the vertical at the last tick, rad, in (-pi, pi]."""
+        return math.atan2(self._rotation[3], self._rotation[0])
+
+    def place(self, x: float, y: float, z: float, yaw: float) -> None:
+        """Put the block somewhere, upright and at rest; `mujoco.mj_forward` makes it seen."""
+        upright = math.cos(yaw / 2.0), 0.0, 0.0, math.sin(yaw / 2.0)
+        self._data.qpos[self._pose] = x, y, z, *upright
+        self._data.qvel[self._velocity] = np.zeros(6)
