@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import reports
-from benchmarks.methods import METHODS, TASKS, Plan, candidate_name, read_tuned
+from benchmarks.methods import METHODS, TASKS, Plan, Task, candidate_name, read_tuned
 from benchmarks.reports import Records
 from benchmarks.runs import Run, execute, write
 
-BUDGETS = {"full": (200, 1), "quick": (40, 8)}  # rollouts of a run, divisor of iterations
+BUDGETS = {"full": (1, 1), "quick": (4, 8)}  # divisors of rollouts and of iterations
 FIRST_SEED = 2  # the library's defaults were chosen on seeds 0 and 1, so these are not reported
 TUNING_SEED = 100  # never one that is reported
-TUNING_ROLLOUTS = 100
+TUNING_SHARE = 2  # divisor of rollouts
 
 TEACHERS = ("VP", "VE")
 LEARNERS = ("VE", "VDD-VE", "EM", "IMC")
@@ -144,7 +144,7 @@ def origins(plan: Plan, seeds: Sequence[int]) -> list[Run]:
 
 def candidates(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     """Return the plan of the search: every candidate of every method, on a seed of its own."""
-    untuned = replace(plan, tuned={}, n_rollouts=min(TUNING_ROLLOUTS, plan.n_rollouts))
+    untuned = replace(plan, tuned={}, n_rollouts=_share(plan.task, TUNING_SHARE))
     return [
         untuned.run(name, TUNING_SEED, name=candidate_name(name, parameters), parameters=parameters)
         for name, method in METHODS.items()
@@ -233,7 +233,8 @@ def conduct(name: str, task: str, folder: Path, budget: str, n_seeds: int, jobs:
     """Run an experiment, write its table, and return what failed."""
     experiment = EXPERIMENTS[name]
     folder.mkdir(parents=True, exist_ok=True)
-    n_rollouts, shortening = BUDGETS[budget]
+    fewer_rollouts, shortening = BUDGETS[budget]
+    n_rollouts = _share(TASKS[task], fewer_rollouts)
     plan = Plan(TASKS[task], folder, n_rollouts, shortening, read_tuned(folder))
     runs = experiment.runs(plan, range(FIRST_SEED, FIRST_SEED + n_seeds))
     print(f"{experiment.title}: {len(runs)} runs", flush=True)
@@ -251,6 +252,12 @@ def conduct(name: str, task: str, folder: Path, budget: str, n_seeds: int, jobs:
     write(folder / f"{name}.md", text + "\n")
     print(f"\n{text}\n", flush=True)
     return failures
+
+
+def _share(task: Task, divisor: int) -> int:
+    """Return a share of a task's rollouts, equally many in every context and at least one."""
+    n_contexts = task.n_contexts or 1
+    return n_contexts * max(1, task.n_rollouts // n_contexts // divisor)
 
 
 def _how(name: str, plan: Plan, n_seeds: int) -> str:

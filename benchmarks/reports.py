@@ -130,7 +130,7 @@ def action_times(plan: Plan, name: str, title: str, records: Records) -> str:
     """Measure and write table 3: milliseconds for one action on one thread."""
 
     def measure() -> dict[str, float]:
-        window = plan.training("VE", SHOWN_SEED).data().windows(plan.task.window_size)[0][0]
+        window = plan.training("VE", SHOWN_SEED).rows()[0][0]
         times = {}
         for teacher in ("VE", "VP"):
             policy, _ = plan.training(teacher, SHOWN_SEED).policy()
@@ -156,7 +156,7 @@ def sizes(plan: Plan, name: str, title: str, records: Records) -> str:
 
     def measure() -> dict[str, dict[str, float]]:
         training = plan.training("VE", SHOWN_SEED)
-        states, actions, _ = training.data().windows(plan.task.window_size)
+        states, actions = training.rows()
         teacher, _ = training.policy()
         rows = {}
         for n_experts in published.PARAMETERS:

@@ -24,7 +24,7 @@ import torch
 from joblib import Parallel, delayed
 
 import skvdd
-from skvdd.datasets import Demonstrations, load_demonstrations
+from skvdd.datasets import load_demonstrations
 from skvdd.evaluation import Evaluation, evaluate_policy
 
 CACHE = Path(__file__).parent / "cache"  # trained policies
@@ -39,9 +39,11 @@ class Training:
     estimator : BasePolicy
         Unfitted, with its seed.
     demonstrations : str
-        Name of an embedded set.
+        Name of a set.
     n_demonstrations : int or None, default=None
-        How many of its episodes, from the first; None for all.
+        How many of its episodes, from the first; None for all that come with the library.
+    goal_columns : tuple of int or None, default=None
+        Columns of a state that make a goal.
     teacher : Training or None, default=None
         The teacher of a distiller.
     """
@@ -49,6 +51,7 @@ class Training:
     estimator: Any
     demonstrations: str
     n_demonstrations: int | None = None
+    goal_columns: tuple[int, ...] | None = None
     teacher: Training | None = None
 
     @cached_property
@@ -61,6 +64,7 @@ class Training:
         """Return class, parameters, data and teacher, as JSON has them."""
         parameters = self.estimator.get_params(deep=False)
         parameters.pop("teacher", None)
+        goals = {} if self.goal_columns is None else {"goal_columns": list(self.goal_columns)}
         return {
             "class": type(self.estimator).__name__,
             "parameters": parameters,
@@ -68,6 +72,7 @@ class Training:
             "n_demonstrations": self.n_demonstrations,
             "data": fingerprint(self.demonstrations),
             "teacher": self.teacher and self.teacher.key,
+            **goals,
         }
 
     def policy(self) -> tuple[Any, float]:
@@ -80,7 +85,7 @@ class Training:
         if seconds_path.is_file():
             return skvdd.load(path), float(seconds_path.read_text())
         teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
-        states, actions, _ = self.data().windows(self.estimator.window_size)
+        states, actions = self.rows()
         start = time.process_time()
         self.estimator.fit(states, actions, **teacher)
         seconds = time.process_time() - start
@@ -91,9 +96,16 @@ class Training:
         write(seconds_path, f"{seconds:.2f}\n")
         return self.estimator, seconds
 
-    def data(self) -> Demonstrations:
-        """Return the demonstrations."""
-        return load_demonstrations(self.demonstrations, self.n_demonstrations)
+    def rows(self) -> tuple[Any, Any]:
+        """Return what the policy is fitted on: one row a decision, with a goal where it has one."""
+        demonstrations = load_demonstrations(self.demonstrations, self.n_demonstrations)
+        if self.goal_columns is None:
+            return demonstrations.windows(self.estimator.window_size)[:2]
+        return demonstrations.goal_windows(
+            self.estimator.window_size,
+            goal_columns=self.goal_columns,
+            random_state=self.estimator.random_state,
+        )[:2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +124,8 @@ class Run:
         How many rollouts, and their seed.
     settings : dict, default={}
         Parameters set after training: ``n_steps``, ``sampler``.
+    n_contexts : int or None, default=None
+        Contexts that the rollouts share.
     """
 
     name: str
@@ -120,11 +134,14 @@ class Run:
     n_rollouts: int
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
+    n_contexts: int | None = None
 
     @cached_property
     def key(self) -> str:
         """Hash of training and rollouts."""
         content = [self.training.key, self.env_id, self.n_rollouts, self.seed, self.settings]
+        if self.n_contexts is not None:
+            content.append(self.n_contexts)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def path(self, folder: Path) -> Path:
@@ -136,7 +153,12 @@ class Run:
         policy, seconds = self.training.policy()
         policy.set_params(**self.settings)
         evaluation = evaluate_policy(
-            policy, self.env_id, self.n_rollouts, random_state=self.seed, progress=False
+            policy,
+            self.env_id,
+            self.n_rollouts,
+            contexts=self.n_contexts,
+            random_state=self.seed,
+            progress=False,
         )
         return evaluation, seconds
 

@@ -174,8 +174,9 @@ def evaluate_policy(
     env_kwargs : dict, default=None
         Arguments of the environment.
     goal : array-like of shape (g,), default=None
-        Goal of a policy with ``goal_dim=g``, the same in every episode: ``act`` is then given
-        flat rows (64, T * d + g).
+        Goal of a policy with ``goal_dim=g``, the same in every episode; None takes the ``goal``
+        that the environment tells in the info of each reset. ``act`` is given flat rows
+        (64, T * d + g).
 
     Returns
     -------
@@ -388,14 +389,16 @@ def _check_policy(policy: object) -> None:
 
 def _check_goal(policy: object, goal: ArrayLike | None) -> Array | None:
     """Return the goal as a vector of the length that the policy was given in `fit`."""
+    if goal is None:
+        return None
     goal_dim = getattr(policy, "goal_dim", 0)
-    values = np.zeros(0) if goal is None else np.asarray(goal, dtype=float)
-    if values.shape != (goal_dim,):
+    values = np.asarray(goal, dtype=float)
+    if values.shape != (goal_dim,) or goal_dim == 0:
         raise ValueError(
-            f"goal must have shape ({goal_dim},), the goal_dim of the policy, got "
-            f"{'none' if goal is None else f'shape {values.shape}'}."
+            f"goal must have shape ({goal_dim},), the goal_dim of the policy, got shape "
+            f"{values.shape}."
         )
-    return values if goal_dim else None
+    return values
 
 
 def _check_env_id(env_id: str) -> None:

@@ -42,6 +42,7 @@ class Rollout:
     noise: np.random.RandomState
     context: int | None = None
     options: dict[str, Any] | None = None
+    goal: Array | None = None
     states: list[Array] = field(default_factory=list)
     actions: list[Array] = field(default_factory=list)
     total_reward: float = 0.0
@@ -86,6 +87,7 @@ class Driver:
         self, policy: Policy, pool: EnvPool, n_envs: int, env_id: str, goal: Array | None
     ) -> None:
         self.policy = policy
+        self.goal_dim = getattr(policy, "goal_dim", 0)
         self.goal = goal
         self.pool = pool
         self.n_envs = n_envs
@@ -113,10 +115,25 @@ class Driver:
             return
         seeds = [rollout.seed for rollout in started.values()]
         options = [rollout.options for rollout in started.values()]
-        observations, _ = self.pool.reset(list(started), seeds, options)
-        for rollout, observation in zip(started.values(), observations, strict=True):
+        observations, infos = self.pool.reset(list(started), seeds, options)
+        for rollout, observation, info in zip(started.values(), observations, infos, strict=True):
             rollout.states.append(np.array(observation, dtype=float))
+            if self.goal_dim:
+                rollout.goal = self._goal_of(info)
         self.running.update(started)
+
+    def _goal_of(self, info: Mapping[str, Any]) -> Array:
+        """Return the goal of an episode: the one of all, or what the environment announces."""
+        if self.goal is not None:
+            return self.goal
+        goal = np.asarray(info.get("goal", ()), dtype=float)
+        if goal.shape != (self.goal_dim,):
+            raise ValueError(
+                f"goal must have shape ({self.goal_dim},), the goal_dim of the policy: none was "
+                f"given, and the infos of {self.env_id} tell "
+                f"{'none' if 'goal' not in info else f'one of shape {goal.shape}'}."
+            )
+        return goal
 
     def _act(self) -> None:
         """Append one action to every running rollout."""
@@ -128,15 +145,17 @@ class Driver:
     def _decide(self, block: dict[int, Rollout]) -> Array:
         """Return the actions (BLOCK_SIZE, d_a) of a block; rows without a rollout are padding."""
         size = self.policy.window_size
-        filler = next(iter(block.values())).window(size)
-        windows = np.tile(filler, (BLOCK_SIZE, 1, 1))
+        filler = next(iter(block.values()))
+        windows = np.tile(filler.window(size), (BLOCK_SIZE, 1, 1))
         noise = list(self._throwaway)
+        goals: list[Any] = [filler.goal] * BLOCK_SIZE
         for place, rollout in block.items():
             windows[place] = rollout.window(size)
             noise[place] = rollout.noise
+            goals[place] = rollout.goal
         rows = windows
-        if self.goal is not None:
-            rows = append_goals(windows, self.goal).astype(np.float64)
+        if self.goal_dim:
+            rows = append_goals(windows, np.stack(goals)).astype(np.float64)
         actions = np.asarray(self.policy.act(rows, random_state=noise))
         return self._check_actions(actions, block)
 

@@ -67,7 +67,7 @@ def test_what_is_there_is_not_done_again(tmp_path, trained):
 
 
 def test_a_cached_policy_acts_as_the_one_that_was_trained():
-    states, _, _ = training().data().windows(1)
+    states, _ = training().rows()
     fresh, loaded = training().policy()[0], training().policy()[0]
     np.testing.assert_array_equal(
         fresh.act(states[:20], random_state=0), loaded.act(states[:20], random_state=0)

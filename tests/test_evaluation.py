@@ -76,6 +76,24 @@ class Indifferent(Line):
         return {"success": abs(self.position) > 1.0}
 
 
+class Signpost(Line):
+    """Starts where its context says, and tells a goal: the way it came from."""
+
+    skips_unsolved = True
+
+    def reset(self, *, seed=None, options=None):
+        self.goal = None
+        super().reset(seed=seed)
+        context = (options or {}).get("context", 0)
+        self.goal = np.array([-1.0 if np.ndim(context) else float(context)])
+        self.position = context[0] if np.ndim(context) else 0.1 * context
+        self.speed = 0.0
+        return self._observation(), self._info()
+
+    def _info(self):
+        return {**super()._info(), "goal": self.goal}
+
+
 class Buttons(Line):
     """Takes no vectors as actions."""
 
@@ -87,7 +105,8 @@ class Buttons(Line):
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     """Register the tasks of this module while its tests run."""
-    tasks = {f"skvddtest/{task.__name__}-v0": task for task in (Line, Silent, Indifferent, Buttons)}
+    classes = (Line, Silent, Indifferent, Signpost, Buttons)
+    tasks = {f"skvddtest/{task.__name__}-v0": task for task in classes}
     for env_id, task in tasks.items():
         gymnasium.register(env_id, entry_point=task, max_episode_steps=60)
     yield
@@ -662,3 +681,103 @@ def test_a_goal_of_another_shape_is_refused(goal):
         ValueError, match=r"goal must have shape \(3,\), the goal_dim of the policy"
     ):
         evaluate_policy(GoalPolicy(), "skvdd/Avoiding-v0", n_episodes=1, goal=goal)
+
+
+class Follower:
+    """Walks to the side of its goal, and remembers what it was asked."""
+
+    window_size, goal_dim = 1, 1
+
+    def __init__(self):
+        self.asked = []
+
+    def act(self, X, *, random_state=None):
+        self.asked.append(X)
+        return np.where(X[:, -1:] > 0.5, 0.1, -0.1)
+
+
+def test_without_a_goal_each_episode_has_the_one_its_environment_tells():
+    policy = Follower()
+    evaluation = evaluate_policy(policy, "skvddtest/Signpost-v0", n_episodes=4, contexts=2)
+    np.testing.assert_array_equal(policy.asked[0][:4, -1], [0.0, 1.0, 0.0, 1.0])
+    assert evaluation.behaviors == ("left", "right", "left", "right")
+
+
+def test_a_told_goal_of_another_shape_is_refused():
+    policy = Follower()
+    policy.goal_dim = 2
+    with pytest.raises(ValueError, match=r"goal must have shape \(2,\).* tell one of shape \(1,\)"):
+        evaluate_policy(policy, "skvddtest/Signpost-v0", n_episodes=1)
+
+
+# -- contexts ---------------------------------------------------------------------------------
+
+
+class Sides:
+    """Walks away from the middle, or stays where a start beyond 0.15 was."""
+
+    window_size = 1
+
+    def act(self, X, *, random_state=None):
+        position = X[:, 0, 0]
+        return np.where(np.abs(position) > 0.45, 0.0, np.where(position > 0, 0.1, -0.1))[:, None]
+
+
+def test_rollouts_take_turns_in_the_contexts():
+    evaluation = evaluate_policy(Sides(), "skvddtest/Signpost-v0", n_episodes=6, contexts=3)
+    assert evaluation.contexts == (0, 1, 2, 0, 1, 2)
+    starts = [episode.states[0, 0] for episode in evaluation.episodes]
+    np.testing.assert_allclose(starts, [0.0, 0.1, 0.2, 0.0, 0.1, 0.2])
+    assert evaluation.to_dict()["n_contexts"] == evaluation.n_contexts == 3
+    assert "6 episodes in 3 contexts" in str(evaluation)
+
+
+def test_contexts_can_be_given_as_a_table():
+    table = [[0.3], [-0.4]]
+    evaluation = evaluate_policy(Sides(), "skvddtest/Signpost-v0", n_episodes=4, contexts=table)
+    starts = [episode.states[0, 0] for episode in evaluation.episodes]
+    np.testing.assert_allclose(starts, [0.3, -0.4, 0.3, -0.4])
+
+
+class Scattered:
+    """Goes right or left or nowhere, as the row of an episode in the batch says."""
+
+    window_size = 1
+
+    def act(self, X, *, random_state=None):
+        sides = np.zeros(len(X))
+        sides[:6] = [1, 1, 0, -1, 1, 0]
+        return 0.1 * sides[:, None]
+
+
+@pytest.mark.parametrize(("skips_unsolved", "entropy"), [(True, 1.0 / 2.0), (False, 1.0 / 3.0)])
+def test_the_entropy_is_the_mean_over_contexts_by_the_rule_of_the_task(
+    monkeypatch, skips_unsolved, entropy
+):
+    # Of three contexts one is solved on both sides, one on one side twice, one never.
+    monkeypatch.setattr(Signpost, "skips_unsolved", skips_unsolved)
+    evaluation = evaluate_policy(Scattered(), "skvddtest/Signpost-v0", n_episodes=6, contexts=3)
+    assert evaluation.entropy == pytest.approx(entropy)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "message"),
+    [
+        (0, "contexts must be an integer of at least 1, got 0."),
+        (1.5, "contexts must be an integer of at least 1, got 1.5."),
+        ([0.3, 0.4], "contexts must be a number, or a table with one row for each of them; got "),
+        (4, "n_episodes must be a multiple of the number of contexts, 4, got 6."),
+    ],
+)
+def test_wrong_contexts_are_refused(contexts, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate_policy(Sides(), "skvddtest/Signpost-v0", n_episodes=6, contexts=contexts)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rollout_scorer("skvddtest/Signpost-v0", 6, contexts=contexts)
+
+
+def test_the_scorer_plays_in_contexts():
+    scorer = rollout_scorer("skvddtest/Signpost-v0", 4, contexts=[[0.3], [-0.4]], metric="entropy")
+    assert scorer(Sides(), ROWS) == 0.0  # one behaviour in each context
+    scorer = rollout_scorer("skvddtest/Signpost-v0", 4, metric="success_rate")
+    assert scorer(Sides(), ROWS) == 1.0

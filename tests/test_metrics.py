@@ -108,6 +108,13 @@ def test_an_initial_state_without_success_counts_as_zero():
     assert task_entropy(["a", "b", None], base=2, contexts=[0, 0, 1]) == pytest.approx(0.5)
 
 
+def test_contexts_without_a_success_can_be_left_out():
+    behaviors, contexts = ["a", "b", None, None, "a"], [0, 0, 1, 1, 2]
+    assert task_entropy(behaviors, 2, contexts) == pytest.approx(1.0 / 3.0)
+    assert task_entropy(behaviors, 2, contexts, skip_unsolved=True) == pytest.approx(0.5)
+    assert task_entropy([None, None], 2, [0, 1], skip_unsolved=True) == 0.0
+
+
 def test_task_entropy_refuses_what_has_no_meaning():
     with refuses("base must be at least 2, the number of behaviours, got 1."):
         task_entropy(["a"], base=1)

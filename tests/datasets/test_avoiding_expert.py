@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from skvdd.datasets import Demonstrations, load_demonstrations
-from skvdd.datasets.loading import EMBEDDED
 from skvdd.datasets.experts import avoiding as expert
+from skvdd.datasets.loading import EMBEDDED
 from skvdd.envs.avoiding import BEHAVIORS, OBSTACLES, ROD_RADIUS, gaps_of
 
 

@@ -12,8 +12,8 @@ import pytest
 from scipy.stats import chisquare
 
 from skvdd.datasets import Demonstrations, Episode, append_goals, load_demonstrations
-from skvdd.datasets.loading import EMBEDDED
 from skvdd.datasets.demonstrations import Demonstrations as SameDemonstrations
+from skvdd.datasets.loading import EMBEDDED
 from skvdd.envs.avoiding import ROW_Y, gaps_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -210,3 +210,71 @@ def test_rendering():
     if done.returncode == 77:
         pytest.skip("no OpenGL without a display here")
     assert done.returncode == 0, done.stderr
+
+
+# -- contexts -------------------------------------------------------------------------------
+
+
+class Numbered(Lift):
+    """A task with two numbers of context, which does nothing with them."""
+
+    context_size = 2
+
+    @classmethod
+    def draw_context(cls, rng):
+        return rng.uniform(0.0, 1.0, 2)
+
+
+def test_an_episode_draws_its_context_from_its_seed():
+    env = Numbered()
+    env.reset(seed=3)
+    first = env.context
+    env.reset()
+    second = env.context
+    env.reset(seed=3)
+    np.testing.assert_array_equal(env.context, first)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(("split", "number"), [("train", 0), ("test", 1)])
+def test_listed_contexts_are_the_same_for_everybody(split, number):
+    env = Numbered()
+    env.reset(seed=0, options={"context": 7, "split": split})
+    np.testing.assert_array_equal(env.context, np.random.default_rng([number, 7]).uniform(size=2))
+    np.testing.assert_array_equal(env.context, Numbered.listed_context(7, split))
+
+
+def test_the_test_list_is_the_default():
+    env = Numbered()
+    env.reset(options={"context": np.int64(7)})
+    np.testing.assert_array_equal(env.context, Numbered.listed_context(7, "test"))
+
+
+def test_a_context_can_be_given():
+    env = Numbered()
+    env.reset(options={"context": [0.25, 0.5]})
+    np.testing.assert_array_equal(env.context, [0.25, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"context": -1}, "context must be an integer of at least 0, got -1."),
+        ({"context": 1.0}, "context must be an integer of at least 0, got 1.0."),
+        ({"context": 0, "split": "all"}, "split must be one of ('train', 'test'), got 'all'."),
+        ({"contexts": 0}, "options must be 'context' and 'split', got ['contexts']."),
+        (
+            {"context": [1.0]},
+            "context must be the number of a listed one, or 2 finite numbers as draw_context "
+            "returns them; got [1.0].",
+        ),
+    ],
+)
+def test_wrong_contexts_are_refused(options, message):
+    with refused(message):
+        Numbered().reset(options=options)
+
+
+def test_a_task_that_always_starts_alike_has_no_contexts():
+    with refused("context cannot be chosen: every episode of Lift starts alike."):
+        Lift().reset(options={"context": 0})

@@ -30,7 +30,7 @@ class Moody(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.count = 10 * seed
+        self.count = 10 * seed + (options or {}).get("more", 0)
         return self._observation(), {"seed": seed}
 
     def step(self, action):
@@ -48,6 +48,14 @@ def roll(pool, actions):
     everyone = list(range(len(pool)))
     pool.reset(everyone, [0] * len(pool))
     return np.array([pool.step(everyone, row)[0] for row in actions])
+
+
+def test_every_environment_has_options_of_its_own():
+    with EnvPool("skvdd-test/Moody-v0", 2) as pool:
+        observations, _ = pool.reset([0, 1], [1, 2], [None, {"more": 3}])
+        np.testing.assert_array_equal(observations["count"], [10, 23])
+        with refused("options must have one row per index, got 1 for 2 indices."):
+            pool.reset([0, 1], [1, 2], [None])
 
 
 def test_results_do_not_depend_on_threads_or_on_company():
