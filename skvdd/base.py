@@ -31,6 +31,8 @@ from skvdd._sklearn import (
     is_fitted,
     validate_data,
 )
+from skvdd.control.controller import Controller, Layout
+from skvdd.control.graphs import Graph
 from skvdd.persistence import register, save
 from skvdd.training import Update, train
 
@@ -113,6 +115,84 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             File to write; a file of that name is replaced only once the new one is complete.
         """
         save(self, path)
+
+    def controller(
+        self, engine: str = "auto", *, random_state: int | np.random.RandomState | None = None
+    ) -> Controller:
+        """Return the policy as an object for real-time control.
+
+        It keeps the window of states, and has neither validation nor autograd nor allocation of
+        more than the arithmetic needs on the way from an observation to an action. It is a copy:
+        later fits do not change it.
+
+        Parameters
+        ----------
+        engine : {"auto", "torch", "onnx", "numpy"}, default="auto"
+            What runs the network: torch; ONNX Runtime (the ``onnx`` extra); NumPy alone; or the
+            fastest of them in a quick trial. All run on the CPU, NumPy and ONNX Runtime on one
+            thread.
+        random_state : int, RandomState or None, default=None
+            Source of what `Controller.act` draws: with the same numbers its actions are those of
+            `act`.
+
+        Returns
+        -------
+        Controller
+            With ``reset()`` and ``act(observation)``.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If ``engine="onnx"`` and the ``onnx`` extra is not installed.
+        NotImplementedError
+            If ``engine="numpy"`` and the network has an operator that it does not know.
+        """
+        from skvdd.control.engines import make_controller
+
+        check_is_fitted(self)
+        graph, layout = self._deployed()
+        return make_controller(graph, layout, engine, random_state)
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Write the fitted policy to an ONNX file, for any number of rows, with its units inside.
+
+        Inputs are ``states`` (n, T * d + g), float64, and of a policy that turns noise into actions
+        ``noise`` (n, m, d_a), float64, standard normal. Outputs are ``gates`` (n, K), ``means``
+        (n, K, d_a) and ``scale_trils`` (n, K, d_a, d_a), the Cholesky factors of the covariances;
+        of others ``actions`` (n, d_a). The model is compared with torch at several batch sizes
+        before it is written.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write; a file of that name is replaced only once the new one is complete.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If the ``onnx`` extra is not installed.
+        RuntimeError
+            If the model gives other numbers than torch; nothing is written then.
+        """
+        from skvdd.control.engines import example_inputs
+        from skvdd.control.onnx import export_onnx
+
+        check_is_fitted(self)
+        graph, layout = self._deployed()
+        export_onnx(graph, example_inputs(layout), path)
+
+    @abstractmethod
+    def _deployed(self) -> tuple[Graph, Layout]:
+        """Return a copy of the network with its units, for control, and its sizes."""
+
+    def _layout(self, noise_shape: tuple[int, ...] | None) -> Layout:
+        return Layout(self._n_states, self.window_size, self.goal_dim, noise_shape)
+
+    def _deployed_parts(self) -> tuple[Any, StandardScaler, StandardScaler]:
+        """Return a copy of the network on the CPU, and the units of rows and actions."""
+        network = copy.deepcopy(self.network_).cpu().eval().requires_grad_(False)
+        rows = row_scaler(self.state_scaler_, self.window_size, self.goal_dim)
+        return network, rows, self.action_scaler_
 
     @abstractmethod
     def _make_network(self, config: dict[str, Any]) -> nn.Module:

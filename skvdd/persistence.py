@@ -67,7 +67,7 @@ def save(policy: Any, path: str | Path) -> None:
         tensors[f"{name}.scale"] = torch.tensor(scaler.scale_, dtype=torch.float64)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     header = json.dumps(_header(policy), default=_plain)
-    _write(Path(path), serialise(contiguous, metadata={"skvdd": header}))
+    write_whole(Path(path), serialise(contiguous, metadata={"skvdd": header}))
 
 
 def load(path: str | Path) -> Any:
@@ -143,8 +143,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a policy file cannot hold a {type(value).__name__}: {value!r}.")
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one of that name is replaced once the new one is complete.
+    content : bytes
+        What it is to hold.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to save a policy in.")
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")

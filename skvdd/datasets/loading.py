@@ -18,6 +18,12 @@ EMBEDDED = (
     "avoiding-overlapping",
     "avoiding-longtail",
     "avoiding-human",
+    "pushing",
+    "aligning",
+    "sorting2",
+    "sorting4",
+    "sorting6",
+    "blockpush",
 )
 # Module of the demonstrator that records more, by task.
 RECORDED = {
@@ -30,13 +36,14 @@ RECORDED = {
 }
 
 
-def load_demonstrations(task: str = "avoiding", n_episodes: int | None = None) -> Demonstrations:
+def load_demonstrations(
+    task: str = "avoiding", n_episodes: int | None = None, *, n_jobs: int | None = -1
+) -> Demonstrations:
     """Return scripted demonstrations of a task: a small set at once, a longer one on first use.
 
     A small set of every task comes with the library. Where more episodes are asked for than it
-    has, the scripted demonstrator records the rest in the simulator, on all cores (or as
-    `joblib.parallel_config` says), and the set is kept in the user's cache directory
-    (`cache_directory`) for the next time.
+    has, the scripted demonstrator records the rest in the simulator, and the set is kept in the
+    user's cache directory (`cache_directory`) for the next time.
 
     Parameters
     ----------
@@ -52,11 +59,23 @@ def load_demonstrations(task: str = "avoiding", n_episodes: int | None = None) -
         - ``"avoiding-longtail"``: the behaviours follow Zipf's law (exponent 0.85), from 21
           episodes for the most frequent to one for each of the rarest.
         - ``"avoiding-human"``: all of that at once.
+
+        Of the others more are recorded where more are wanted, each episode in a context of its own:
+
+        - ``"pushing"``: 132 episodes of `~skvdd.envs.pushing.Pushing`.
+        - ``"aligning"``: 100 of `~skvdd.envs.aligning.Aligning`.
+        - ``"sorting2"``, ``"sorting4"``, ``"sorting6"``: 176, 72 and 40 of
+          `~skvdd.envs.sorting.Sorting`.
+        - ``"blockpush"``: 270 of `~skvdd.envs.block_push.BlockPush`, which has goals:
+          ``demos.goal_windows(window_size, goal_columns=[0, 1, 3, 4])``.
     n_episodes : int or None, default=None
         The first so many; None is all that come with the library. Any beginning of a set spreads
         evenly over the behaviours. In ``"avoiding-longtail"`` and ``"avoiding-human"`` it is a
         random sample of the set without replacement instead, and may miss rare behaviours. The
         sets of Avoiding have no more than their 96.
+    n_jobs : int or None, default=-1
+        Workers that record, if need be: -1 takes all that joblib's backend has, None what
+        `joblib.parallel_config` says.
 
     Returns
     -------
@@ -93,7 +112,7 @@ def load_demonstrations(task: str = "avoiding", n_episodes: int | None = None) -
             f"n_episodes must be at most {len(embedded)}, the number of episodes of {task!r}, "
             f"got {n_episodes}."
         )
-    return _kept_or_recorded(task, embedded, n_episodes)
+    return _kept_or_recorded(task, embedded, n_episodes, n_jobs)
 
 
 def cache_directory() -> Path:
@@ -106,7 +125,9 @@ def cache_directory() -> Path:
     return Path(chosen) if chosen else user_cache_path("skvdd", appauthor=False)
 
 
-def _kept_or_recorded(task: str, embedded: Demonstrations, n_episodes: int) -> Demonstrations:
+def _kept_or_recorded(
+    task: str, embedded: Demonstrations, n_episodes: int, n_jobs: int | None
+) -> Demonstrations:
     """Return a set that is longer than the embedded one, which is its beginning."""
     folder = cache_directory()
     version = embedded.metadata["version"]
@@ -119,7 +140,7 @@ def _kept_or_recorded(task: str, embedded: Demonstrations, n_episodes: int) -> D
     from skvdd.datasets.experts.recording import record
 
     demonstrator = import_module(RECORDED[task]).DEMONSTRATORS[task]
-    rest = record(demonstrator, n_episodes, first=len(embedded))
+    rest = record(demonstrator, n_episodes, first=len(embedded), n_jobs=n_jobs)
     whole = Demonstrations((*embedded, *rest), embedded.name, embedded.metadata)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -243,7 +243,7 @@ class GPTDenoiser(nn.Module):
         tokens = self.state_embedding(states)
         if self.n_goals:
             if goals is None:
-                goals = states.new_zeros(len(states), self.n_goals)
+                goals = states.new_zeros(states.shape[0], self.n_goals)
             goal_tokens = self.goal_embedding(goals.unflatten(1, (self.n_goal_tokens, -1)))
             tokens = torch.cat([goal_tokens, tokens], dim=1)
         return tokens + self.position[: tokens.shape[1]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,6 +25,8 @@ from skvdd.base import (
     row_noise,
     seeded_network,
 )
+from skvdd.control.controller import Layout
+from skvdd.control.graphs import SamplerGraph
 from skvdd.diffusion.checkpoint import (
     checkpoint_units,
     gpt_from_state_dict,
@@ -382,8 +386,7 @@ class DiffusionPolicy(DensityPolicy):
         """
         states = self._check_states(X)
         n_steps, sampler = self._check_sampling(n_samples, n_steps, sampler)
-        noises = 1 + (n_steps - 1 if sampler in STOCHASTIC else 0)
-        shape = (n_samples or 1, noises, *self.network_.action_shape)
+        shape = (n_samples or 1, _n_noises(n_steps, sampler), *self.network_.action_shape)
         noise = torch.from_numpy(row_noise(random_state, len(states), shape)).float()
         actions = self._sample(states, noise, n_steps, sampler)
         return self._raw_actions(actions[:, 0] if n_samples is None else actions)
@@ -599,23 +602,27 @@ class DiffusionPolicy(DensityPolicy):
 
     def _sample(self, states: NDArray, noise: Tensor, n_steps: int, sampler: str) -> Tensor:
         """Walk from noise (n, S, 1 + steps, d_a) to standardised actions (n, S, d_a)."""
-        network = self._network()
+        draw = self._drawing(self._network(), n_steps, sampler)
+        return self._evaluate(draw, self._standardise_states(states), noise, width=noise.shape[1])
+
+    def _drawing(self, network: Any, n_steps: int, sampler: str) -> Callable[..., Tensor]:
+        """Return what maps states and noise to actions, all standardised."""
         levels = self._noise()
-        sigmas = levels.of_sampling(n_steps)
-        bounds = tuple(network.action_range) if self.sde == "vp" else None
+        return partial(
+            draw_actions,
+            network,
+            sigmas=levels.of_sampling(n_steps),
+            sampler=sampler,
+            start_scale=levels.start_scale,
+            bounds=tuple(network.action_range) if self.sde == "vp" else None,
+        )
 
-        def rows(states: Tensor, noise: Tensor) -> Tensor:
-            return draw_actions(
-                network,
-                states,
-                noise,
-                sigmas,
-                sampler,
-                start_scale=levels.start_scale,
-                bounds=bounds,
-            )
-
-        return self._evaluate(rows, self._standardise_states(states), noise, width=noise.shape[1])
+    def _deployed(self) -> tuple[SamplerGraph, Layout]:
+        network, rows, actions = self._deployed_parts()
+        n_steps, sampler = self._check_sampling(None, None, None)
+        draw = self._drawing(network, n_steps, sampler)
+        noise_shape = (_n_noises(n_steps, sampler), *network.action_shape)
+        return SamplerGraph(network, rows, actions, draw), self._layout(noise_shape)
 
     def _probes(self, random_state: int | np.random.RandomState | None) -> Tensor | None:
         """Return directions (m, d_a) of Hutchinson's estimate, None where none is needed."""
@@ -658,3 +665,8 @@ class DiffusionPolicy(DensityPolicy):
         level = torch.from_numpy(np.broadcast_to(sigma, len(states)).astype(np.float32))[:, None]
         standard = (self._standardise_states(states), self._standardise_actions(actions))
         return self._evaluate(rows, *standard, level).double().numpy()
+
+
+def _n_noises(n_steps: int, sampler: str) -> int:
+    """Return how many standard normal actions a walk takes: its start, and what it adds."""
+    return n_steps if sampler in STOCHASTIC else 1

@@ -136,7 +136,7 @@ def draw_actions(
     context = model.context(states)
 
     def denoise(actions: Tensor, sigma: float) -> Tensor:
-        level = actions.new_full((len(actions), 1), sigma)
+        level = actions.new_full((actions.shape[0], 1), sigma)
         clean = model.denoise(context, actions, level)
         return clean if bounds is None else clean.clamp(*bounds)
 

@@ -21,7 +21,6 @@ from skvdd.distillation.generator import (
     Denoise,
     GeneratorNetwork,
     heun_step,
-    jump_levels,
     measure,
 )
 from skvdd.training import Loss
@@ -263,15 +262,18 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
         )
         return Loss(loss.total)
 
-    def _generate(self, network: GeneratorNetwork, states: Tensor, noise: Tensor) -> Tensor:
+    def _generate(
+        self, network: GeneratorNetwork, levels: list[float], states: Tensor, noise: Tensor
+    ) -> Tensor:
         """Sample in one step, or in several with fresh noise before each (algorithm 1)."""
         consistency = network.conditioned(states)
         start, *fresh = noise.unbind(dim=2)
-        first, *later = jump_levels(network, noise.shape[2])
-        actions = consistency(network.start_scale * start, start.new_full((len(start), 1), first))
+        first, *later = levels
+        n = start.shape[0]
+        actions = consistency(network.start_scale * start, start.new_full((n, 1), first))
         for sigma, normal in zip(later, fresh, strict=True):
             noisy = actions + (sigma**2 - network.noise_min**2) ** 0.5 * normal
-            actions = consistency(noisy, start.new_full((len(start), 1), sigma))
+            actions = consistency(noisy, start.new_full((n, 1), sigma))
         return actions
 
     def _changes(self, noise_min: float) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from skvdd.base import (
     row_noise,
     seeded_network,
 )
+from skvdd.control.controller import Layout
+from skvdd.control.graphs import SamplerGraph
 from skvdd.diffusion.denoiser import ContextDenoiser
 from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.noise import karras
@@ -242,8 +244,13 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
         """Return the loss at clean actions and noise (n, S, d_a), on levels ascending from zero."""
 
     @abstractmethod
-    def _generate(self, network: GeneratorNetwork, states: Tensor, noise: Tensor) -> Tensor:
-        """Turn standard normal noise (n, S, steps, d_a) into standardised actions (n, S, d_a)."""
+    def _generate(
+        self, network: GeneratorNetwork, levels: list[float], states: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Turn standard normal noise (n, S, steps, d_a) into standardised actions (n, S, d_a).
+
+        Each step starts from one of the levels.
+        """
 
     @abstractmethod
     def _changes(self, noise_min: float) -> dict[str, Any]:
@@ -326,10 +333,20 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
 
     def _sample(self, states: NDArray, noise: Tensor) -> Tensor:
         """Turn noise (n, S, steps, d_a) into standardised actions (n, S, d_a)."""
-        generate = partial(self._generate, self._network())
+        generate = self._generating(self._network(), noise.shape[2])
         return self._evaluate(
             generate, self._standardise_states(states), noise, width=len(noise[0])
         )
+
+    def _generating(self, network: GeneratorNetwork, n_steps: int) -> Callable[..., Tensor]:
+        """Return what maps states and noise to actions, all standardised."""
+        return partial(self._generate, network, jump_levels(network, n_steps))
+
+    def _deployed(self) -> tuple[SamplerGraph, Layout]:
+        network, rows, actions = self._deployed_parts()
+        draw = self._generating(network, self.n_steps)
+        layout = self._layout((self.n_steps, self.n_actions_))
+        return SamplerGraph(network, rows, actions, draw), layout
 
 
 @dataclass(frozen=True)

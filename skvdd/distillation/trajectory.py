@@ -24,7 +24,6 @@ from skvdd.distillation.generator import (
     Denoise,
     GeneratorNetwork,
     heun_step,
-    jump_levels,
     measure,
 )
 from skvdd.training import Loss
@@ -358,12 +357,14 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
         terms = {"consistency": loss.consistency, "denoising": loss.denoising}
         return Loss(loss.total, {name: term.detach().mean() for name, term in terms.items()})
 
-    def _generate(self, network: GeneratorNetwork, states: Tensor, noise: Tensor) -> Tensor:
+    def _generate(
+        self, network: GeneratorNetwork, levels: list[float], states: Tensor, noise: Tensor
+    ) -> Tensor:
         """Jump from noise to an action, with fresh noise on the way for gamma > 0."""
         guess = network.conditioned(states)
         start, *fresh = noise.unbind(dim=2)
-        first, *later = jump_levels(network, noise.shape[2])
-        actions, t = network.start_scale * start, start.new_full((len(start), 1), first)
+        first, *later = levels
+        actions, t = network.start_scale * start, start.new_full((start.shape[0], 1), first)
         for sigma, normal in zip(later, fresh, strict=True):
             below = torch.full_like(t, (1.0 - self.gamma**2) ** 0.5 * sigma)
             actions = jump(guess, actions, t, below) + self.gamma * sigma * normal

@@ -9,6 +9,8 @@ import numpy as np
 
 from skvdd.envs.panda import Array
 
+TANGENT_LIMIT = 100.0
+
 
 def cube(name: str, half_size: float, mass: float, rgba: str) -> str:
     """Return a cube that moves freely, as MJCF.
@@ -64,8 +66,18 @@ class Block:
 
     @property
     def yaw(self) -> float:
-        """Rotation about the vertical at the last tick, rad, in (-pi, pi]."""
-        return math.atan2(self._rotation[3], self._rotation[0])
+        """Rotation about the vertical at the last tick, rad, in (-pi, pi], as D3IL reads it."""
+        return math.atan2(-self._rotation[1], self._rotation[0])
+
+    @property
+    def tan_yaw(self) -> float:
+        """Tangent of the yaw, D3IL's coordinate of it, kept within ±`TANGENT_LIMIT`.
+
+        It repeats after half a turn. Beyond the limit, within 0.6 degrees of a quarter turn, a
+        few huge numbers would set the scale for all.
+        """
+        tangent = math.tan(self.yaw)
+        return min(max(tangent, -TANGENT_LIMIT), TANGENT_LIMIT)
 
     def place(self, x: float, y: float, z: float, yaw: float) -> None:
         """Put the block somewhere, upright and at rest; `mujoco.mj_forward` makes it seen."""

@@ -149,6 +149,7 @@ ARM = """
 </body>
 """
 
+# Under the thin plate of the table lies an invisible block, which stops what falls on it.
 WORLD = """
 <asset>
   <texture name="sky" type="skybox" builtin="flat" rgb1="0.26 0.58 0.51" width="8" height="48"/>
@@ -161,6 +162,8 @@ WORLD = """
   <geom name="table" type="box" pos="0.4 0 -0.02" size="0.49 0.98 0.001"
     rgba="0.8 0.655 0.45 1" contype="7" conaffinity="7" solref="0.002 1"
     solimp="0.999 0.999 0.001"/>
+  <geom name="support" type="box" pos="0.4 0 -0.42" size="0.49 0.98 0.4" rgba="0 0 0 0"
+    solref="0.002 1" solimp="0.999 0.999 0.001"/>
   <camera name="agent" pos="1.05 0 1.2" quat="0.683 0.183 0.183 0.683" fovy="45"/>
   <camera name="view" pos="1.5 0.74 0.9" xyaxes="-0.52 0.854 0 -0.36 -0.22 0.907" fovy="45"/>
 </worldbody>

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from skvdd._sklearn import Interval, StrOptions
 from skvdd.base import DensityPolicy, RandomStates, check_n_samples, row_noise
+from skvdd.control.controller import Layout
+from skvdd.control.graphs import MixtureGraph
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
@@ -172,6 +174,9 @@ class BaseMixturePolicy(DensityPolicy):
         return gm.log_responsibilities(self._mixture(states), points)[:, 0].exp().numpy()
 
     # -- private steps ---------------------------------------------------------------------------
+
+    def _deployed(self) -> tuple[MixtureGraph, Layout]:
+        return MixtureGraph(*self._deployed_parts()), self._layout(None)
 
     def _make_network(self, config: dict[str, Any]) -> MixtureNetwork:
         return MixtureNetwork(**config)

@@ -93,7 +93,7 @@ class MixtureNetwork(nn.Module):
     def experts(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return means (n, K, d_a) and Cholesky factors (n, K, d_a, d_a)."""
         values = self.output(silu(self.trunk(context)))
-        values = values.view(len(context), self.n_experts, -1)
+        values = values.view(context.shape[0], self.n_experts, -1)
         mean, diagonal, lower = values.tensor_split((self.n_actions, 2 * self.n_actions), dim=-1)
         scale_tril = torch.diag_embed(nn.functional.softplus(diagonal) + SCALE_FLOOR)
         scale_tril[..., self.tril_rows, self.tril_columns] = lower
@@ -102,7 +102,7 @@ class MixtureNetwork(nn.Module):
     def log_gate(self, context: Tensor) -> Tensor:
         """Return the log-probabilities of the experts (n, K)."""
         if not self.learn_gating:
-            return context.new_full((len(context), self.n_experts), -math.log(self.n_experts))
+            return context.new_full((context.shape[0], self.n_experts), -math.log(self.n_experts))
         return torch.log_softmax(self.gating(context.detach()), dim=-1)
 
     def expert_parameters(self) -> Iterator[nn.Parameter]:

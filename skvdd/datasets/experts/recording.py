@@ -116,7 +116,7 @@ def record(
     *,
     first: int = 0,
     random_state: int = SEED,
-    n_jobs: int | None = None,
+    n_jobs: int | None = -1,
     progress: bool = True,
 ) -> Demonstrations:
     """Record successful demonstrations in the simulator, in parallel.
@@ -133,8 +133,9 @@ def record(
         five attempts fail, contexts are drawn anew.
     random_state : int, default=0
         The seed.
-    n_jobs : int or None, default=None
-        Processes; None takes all cores, or what `joblib.parallel_config` says.
+    n_jobs : int or None, default=-1
+        Workers of joblib; -1 takes all that its backend has, None what `joblib.parallel_config`
+        says.
     progress : bool, default=True
         Whether to show a progress bar.
 
@@ -145,7 +146,7 @@ def record(
     """
     numbers = range(first, n_episodes)
     chunks = [numbers[i : i + CHUNK] for i in range(0, len(numbers), CHUNK)]
-    with Parallel(n_jobs=-1 if n_jobs is None else n_jobs, return_as="generator") as parallel:
+    with Parallel(n_jobs=n_jobs, return_as="generator") as parallel:
         results = parallel(delayed(_record_chunk)(demonstrator, c, random_state) for c in chunks)
         bar = tqdm(total=len(numbers), desc=demonstrator.name, unit="ep", disable=not progress)
         episodes: list[Episode] = []
