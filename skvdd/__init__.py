@@ -1,13 +1,17 @@
 """Distil diffusion policies into mixtures of Gaussian experts, in scikit-learn's style."""
 
-from skvdd.diffusion import DiffusionPolicy, ScoreTeacher
-from skvdd.distillation import (
-    ConsistencyDistiller,
-    ConsistencyTrajectoryDistiller,
-    VDDDistiller,
-)
-from skvdd.mixture import GaussianMoEPolicy, IMCPolicy
-from skvdd.persistence import load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skvdd.diffusion import DiffusionPolicy, ScoreTeacher
+    from skvdd.distillation import (
+        ConsistencyDistiller,
+        ConsistencyTrajectoryDistiller,
+        VDDDistiller,
+    )
+    from skvdd.mixture import GaussianMoEPolicy, IMCPolicy
+    from skvdd.persistence import load
 
 __version__ = "0.1.0"
 
@@ -22,3 +26,25 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+# Loaded when asked for: a controller on a robot needs neither torch nor an estimator.
+_HOMES = {
+    "ConsistencyDistiller": "skvdd.distillation",
+    "ConsistencyTrajectoryDistiller": "skvdd.distillation",
+    "DiffusionPolicy": "skvdd.diffusion",
+    "GaussianMoEPolicy": "skvdd.mixture",
+    "IMCPolicy": "skvdd.mixture",
+    "ScoreTeacher": "skvdd.diffusion",
+    "VDDDistiller": "skvdd.distillation",
+    "load": "skvdd.persistence",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -178,6 +179,8 @@ def _check_format(header: Any, path: Path) -> None:
 
 
 def _restore(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    for package in ("diffusion", "distillation", "mixture"):  # whose policies a file may name
+        import_module(f"skvdd.{package}")
     if header["class"] not in POLICIES:
         raise ValueError(f"it names the unknown class {header['class']!r}")
     policy = POLICIES[header["class"]](**header["parameters"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def to_numpy(module: nn.Module, *examples: Tensor) -> Program:
     NotImplementedError
         If the module uses an operator that `skvdd.control.program` does not know.
     """
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
         exported = torch.export.export(module, examples).run_decompositions({})
     return _Translation(exported).program()
 
@@ -69,7 +71,7 @@ class _Translation:
         self.n_values = 0
 
     def program(self) -> Program:
-        outputs: list[Any] = []
+        outputs: list[int] = []
         n_inputs = 0
         for node in self.graph.nodes:
             if node.op == "placeholder" and node.name in self.constants:
@@ -80,12 +82,19 @@ class _Translation:
             elif node.op == "call_function" and _name(node.target) not in IGNORED:
                 self.values[node] = self._call(node)
             elif node.op == "output":
-                outputs = [self.values[part] for part in node.args[0]]
+                outputs = [self._output(self.values[part]) for part in node.args[0]]
         return Program(self.calls, n_inputs, self.n_values, outputs)
 
     def _slot(self) -> _Slot:
         self.n_values += 1
         return _Slot(self.n_values - 1)
+
+    def _output(self, value: Any) -> int:
+        """Return the number of a value, given one to a constant if need be."""
+        if not isinstance(value, _Slot):
+            self.calls.append(Call("constant", (value,), (), int(self._slot())))
+            return self.n_values - 1
+        return int(value)
 
     def _call(self, node: torch.fx.Node) -> Any:
         """Return what a node becomes: a slot, a constant, or what its argument is."""
@@ -105,7 +114,7 @@ class _Translation:
         slots = tuple((i, int(a)) for i, a in enumerate(arguments) if isinstance(a, _Slot))
         result = self._slot()
         blank = tuple(None if isinstance(a, _Slot) else a for a in arguments)
-        self.calls.append(Call(name, blank, slots, result))
+        self.calls.append(Call(name, blank, slots, int(result)))
         return result
 
     def _arguments(self, name: str, node: torch.fx.Node) -> list[Any]:
