@@ -1,10 +1,11 @@
-"""Time of one distillation iteration, one control step and one action, against published figures.
+"""Time of one distillation iteration, of control steps and of actions, against published figures.
 
     python -m benchmarks.speed
 
 The published code was timed on two cores of a similar machine: 9.6 s for one iteration at these
-shapes, 55-75 ms for one control step. Trust the ratios only as far as your machine is like it;
-run nothing else meanwhile.
+shapes, 55-75 ms for one control step, 4.2 ms for an action of the paper's student and 202 ms for
+one of its teacher with 64 steps. Trust the ratios only as far as your machine is like it; run
+nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -15,13 +16,19 @@ import gymnasium
 import numpy as np
 import torch
 
-import skvdd.envs  # noqa: F401  registers the task
+import skvdd.envs  # noqa: F401  registers the tasks
+from benchmarks.methods import TASKS
 from skvdd import DiffusionPolicy, VDDDistiller
 from skvdd.datasets import load_demonstrations
 from skvdd.evaluation import time_action
 
 PUBLISHED_ITERATION = 9.6  # s, 2 expert steps and 1 gating step, batch 1024, 8 experts, 2 samples
 PUBLISHED_CONTROL_STEP = 55e-3  # s, the faster of the figures
+PUBLISHED_ACTION = 4.2e-3  # s, of the student
+PUBLISHED_TEACHER = {1: 5e-3, 8: 31e-3, 32: 92e-3, 64: 202e-3}  # s, by denoising steps
+ENGINES = ("torch", "numpy", "onnx")
+N_CALLS = 1000
+REPLAYED = 2  # demonstrations whose control steps are timed
 SHAPES = {"window_size": 5, "batch_size": 1024, "n_experts": 8, "n_samples": 2}
 
 
@@ -56,18 +63,33 @@ def seconds_per_iteration(
     return float(np.median(np.diff(clock.times)))
 
 
-def seconds_per_control_step(n_steps: int = 2000) -> float:
-    """Return the median time of one step of the environment, on one thread."""
-    env = gymnasium.make("skvdd/Avoiding-v0").unwrapped
-    env.reset(seed=0)
+def seconds_per_control_step(task: str, env_id: str) -> tuple[float, float]:
+    """Return median and 90th percentile of a step, on one thread, in demonstrations replayed."""
+    env = gymnasium.make(env_id, disable_env_checker=True).unwrapped
     times = []
-    for i in range(n_steps):
+    for number, episode in enumerate(load_demonstrations(task, REPLAYED)):
+        options = {"context": number, "split": "train"} if env.context_size else None
+        env.reset(seed=0, options=options)
+        for action in episode.actions:
+            start = time.perf_counter()
+            env.step(action)
+            times.append(time.perf_counter() - start)
+    return float(np.median(times)), float(np.quantile(times, 0.9))
+
+
+def seconds_of_controller(policy, engine: str, states) -> tuple[float, float]:
+    """Return median and 99th percentile of a controller's `act`, on one thread."""
+    torch.set_num_threads(1)
+    controller = policy.controller(engine, random_state=0)
+    controller.reset()
+    times = []
+    for call in range(N_CALLS + N_CALLS // 10):
+        state = states[call % len(states), -1]
         start = time.perf_counter()
-        *_, over, _, _ = env.step(np.array([0.004 * (-1) ** (i // 20), 0.001]))
+        controller.act(state)
         times.append(time.perf_counter() - start)
-        if over:
-            env.reset(seed=0)
-    return float(np.median(times))
+    times = times[N_CALLS // 10 :]
+    return float(np.median(times)), float(np.quantile(times, 0.99))
 
 
 def main() -> None:
@@ -102,12 +124,43 @@ def main() -> None:
         seconds,
         PUBLISHED_ITERATION,
     )
-    row(
-        "one control step (35 ms of robot time)", seconds_per_control_step(), PUBLISHED_CONTROL_STEP
-    )
-    for name, student in students.items():
-        milliseconds = time_action(student, states[0])
-        print(f"| one action, {name}, 1 thread, `act` | {milliseconds:.2f} ms | | |")
+    print("\n| control step, demonstrations replayed | median | 90 % below | published code |")
+    print("| --- | --- | --- | --- |")
+    for task in TASKS.values():
+        median, high = seconds_per_control_step(task.name, task.env_id)
+        published_step = f"{1e3 * PUBLISHED_CONTROL_STEP:.0f} ms" if task.name == "avoiding" else ""
+        print(f"| {task.env_id} | {1e3 * median:.3f} ms | {1e3 * high:.3f} ms | {published_step} |")
+    actions_table(students, teacher, states)
+
+
+def actions_table(students: dict[str, VDDDistiller], teacher: DiffusionPolicy, states) -> None:
+    """Measure and print the time of one action, by `act` and by controllers, on one thread."""
+    print("\n| one action, 1 thread | engine | median | 99 % below | published code |")
+    print("| --- | --- | --- | --- | --- |")
+    published_actions = (None, PUBLISHED_ACTION)
+    for (name, student), seconds in zip(students.items(), published_actions, strict=True):
+        published_action = f"{1e3 * seconds:.1f} ms" if seconds else ""
+        print(f"| {name} | `act` | {time_action(student, states[0]):.3f} ms | | |")
+        for engine in ENGINES:
+            median, high = seconds_of_controller(student, engine, states)
+            print(
+                f"| {name} | {engine} | {1e3 * median:.3f} ms | {1e3 * high:.3f} ms | "
+                f"{published_action} |",
+                flush=True,
+            )
+    for n_steps, seconds in PUBLISHED_TEACHER.items():
+        teacher.set_params(n_steps=n_steps)
+        print(
+            f"| teacher, {n_steps} steps | `act` | {time_action(teacher, states[0]):.3f} ms | | "
+            f"{1e3 * seconds:.0f} ms |"
+        )
+        for engine in ("torch", "numpy"):
+            median, high = seconds_of_controller(teacher, engine, states)
+            print(
+                f"| teacher, {n_steps} steps | {engine} | {1e3 * median:.3f} ms | "
+                f"{1e3 * high:.3f} ms | |",
+                flush=True,
+            )
 
 
 def row(what: str, seconds: float, published: float) -> None:
