@@ -67,7 +67,7 @@ class Block:
     @property
     def yaw(self) -> float:
         """Rotation about the vertical at the last tick, rad, in (-pi, pi], as D3IL reads it."""
-        return math.atan2(-self._rotation[1], self._rotation[0])
+        return math.atan2(0.0 - self._rotation[1], self._rotation[0])  # no -0.0
 
     @property
     def tan_yaw(self) -> float:

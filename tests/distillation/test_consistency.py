@@ -121,7 +121,7 @@ def test_the_exact_function_draws_the_teachers_samples_in_any_number_of_steps(n_
         start_scale=(NOISE_MAX**2 + PATH.variance).sqrt(),
     )
     noise = normal(1, 100_000, n_steps, 2)
-    actions = ConsistencyDistiller()._generate(network, torch.zeros(1, 1), noise)[0]
+    actions = ConsistencyDistiller()._generating(network, n_steps)(torch.zeros(1, 1), noise)[0]
     np.testing.assert_allclose(actions.mean(dim=0), 0.0, atol=0.015)
     expected = (PATH.variance + NOISE_MIN**2).sqrt()
     np.testing.assert_allclose(actions.std(dim=0), expected, rtol=0.01)
@@ -135,7 +135,8 @@ def test_every_step_but_the_first_adds_noise_above_the_lowest_level():
         return torch.zeros_like(actions)
 
     noise = normal(2, 4, 3, 2)
-    ConsistencyDistiller()._generate(Stub(record, start_scale=7.0), torch.zeros(2, 1), noise)
+    network = Stub(record, start_scale=7.0)
+    ConsistencyDistiller()._generating(network, 3)(torch.zeros(2, 1), noise)
     levels = [sigma.unique().item() for _, sigma in asked]
     assert levels == pytest.approx(karras(4, NOISE_MIN, NOISE_MAX, 7.0)[:3].tolist())
     torch.testing.assert_close(asked[0][0], 7.0 * noise[:, :, 0])

@@ -186,9 +186,8 @@ def test_the_gradient_passes_through_the_frozen_jump_to_level_zero():
 
 def sample(guess, noise, start_scale=NOISE_MAX, **parameters):
     network = Stub(guess, start_scale=start_scale)
-    return ConsistencyTrajectoryDistiller(**parameters)._generate(
-        network, torch.zeros(len(noise), 1), noise
-    )
+    draw = ConsistencyTrajectoryDistiller(**parameters)._generating(network, noise.shape[2])
+    return draw(torch.zeros(len(noise), 1), noise)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 7])

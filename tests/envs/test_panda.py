@@ -212,6 +212,6 @@ def test_the_measured_position_is_a_copy(model):
     np.testing.assert_array_equal(arm.tcp_position, position)
 
 
-def test_only_the_rod_and_the_table_can_collide(model):
+def test_only_the_rod_and_the_table_with_its_support_can_collide(model):
     names = {model.geom(i).name for i in range(model.ngeom) if model.geom_contype[i]}
-    assert names == {"rod", "table"}
+    assert names == {"rod", "table", "support"}
