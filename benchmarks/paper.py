@@ -30,7 +30,15 @@ TUNING_SEED = 100  # never one that is reported
 TUNING_SHARE = 2  # divisor of rollouts
 
 TEACHERS = ("VP", "VE")
-LEARNERS = ("VE", "VDD-VE", "EM", "IMC")
+# Method and parameters, by row. With an encoder of its own the student's start is a whole EM.
+OWN_ENCODER: dict[str, Any] = {"encoder": "mlp", "init_iter": 12_000}
+LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "VE": ("VE", {}),
+    "VDD-VE": ("VDD-VE", {}),
+    "VDD-VE own encoder": ("VDD-VE", OWN_ENCODER),
+    "EM": ("EM", {}),
+    "IMC": ("IMC", {}),
+}
 TABLE_1 = ("VP", "VE", "VP-1", "VE-1", "CD-VE", "CTM-VE", "VDD-VP", "VDD-VE")
 TABLE_2 = ("EM", "IMC", "VDD-VP", "VDD-VE")
 N_EXPERTS = (1, 2, 4, 8, 16, 32)
@@ -103,12 +111,13 @@ def difficulties(plan: Plan, seeds: Sequence[int]) -> list[Run]:
         untuned.run(
             method,
             seed,
-            name=f"{method}, {name}",
+            name=f"{learner}, {name}",
             demonstrations=demonstrations,
             n_demonstrations=n_demonstrations,
+            parameters=parameters,
         )
         for name, (demonstrations, n_demonstrations) in DIFFICULTIES.items()
-        for method in LEARNERS
+        for learner, (method, parameters) in LEARNERS.items()
         for seed in seeds
     ]
 
@@ -124,7 +133,7 @@ def origins(plan: Plan, seeds: Sequence[int]) -> list[Run]:
         "VDD-VE": ("VDD-VE", {}),
         "start alone": ("VDD-VE", {"max_iter": 1}),  # a single step of distillation
         "own encoder": ("VDD-VE", {"encoder": "mlp"}),
-        "own encoder, long": ("VDD-VE", {"encoder": "mlp", "init_iter": 12_000}),
+        "own encoder, long": ("VDD-VE", OWN_ENCODER),
         "EM": ("EM", {}),
         "EM, 4000 iterations": ("EM", {"max_iter": 4000}),
     }

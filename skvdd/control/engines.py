@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from skvdd.control.controller import Array, Controller, Engine, Layout
-from skvdd.control.graphs import Graph
-from skvdd.control.onnx import to_onnx
+from skvdd.control.graphs import Graph, TorchEngine
+from skvdd.control.onnx import OnnxEngine, to_onnx
 from skvdd.control.translate import to_numpy
 
 ENGINES = ("torch", "onnx", "numpy")
@@ -43,13 +43,13 @@ def make_controller(graph: Graph, layout: Layout, engine: str, random_state: Any
     return Controller(runs, engine, layout, random_state)
 
 
-def example_inputs(layout: Layout, n: int = 1) -> tuple[torch.Tensor, ...]:
-    """Return inputs (zeros) of n rows for the graph of a layout."""
+def example_inputs(layout: Layout) -> tuple[torch.Tensor, ...]:
+    """Return inputs of one row, zeros, for the graph of a layout."""
     n_columns = layout.n_states * layout.window_size + layout.goal_dim
-    states = torch.zeros(n, n_columns, dtype=torch.float64)
+    states = torch.zeros(1, n_columns, dtype=torch.float64)
     if layout.noise_shape is None:
         return (states,)
-    return states, torch.zeros(n, *layout.noise_shape, dtype=torch.float64)
+    return states, torch.zeros(1, *layout.noise_shape, dtype=torch.float64)
 
 
 def make_engine(graph: Graph, name: str, examples: tuple[torch.Tensor, ...]) -> Engine:
@@ -86,45 +86,3 @@ def _median_seconds(engine: Engine, arrays: list[Array]) -> float:
         engine(*arrays)
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds))
-
-
-class TorchEngine:
-    """A graph as it is, without autograd, on the caller's threads.
-
-    Parameters
-    ----------
-    graph : Graph
-        On the CPU.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-
-    @torch.inference_mode()
-    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
-        """Return the outputs of the graph for arrays."""
-        return tuple(part.numpy() for part in self._graph(*map(torch.from_numpy, inputs)))
-
-
-class OnnxEngine:
-    """A graph in ONNX Runtime, on one thread.
-
-    Parameters
-    ----------
-    model : bytes
-        The graph, as `to_onnx` returns it.
-    inputs : sequence of str
-        Names of its inputs, in order.
-    """
-
-    def __init__(self, model: bytes, inputs: tuple[str, ...]) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
-        self._run, self._inputs = session.run, inputs
-
-    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
-        """Return the outputs of the graph for arrays."""
-        return tuple(self._run(None, dict(zip(self._inputs, inputs, strict=True))))

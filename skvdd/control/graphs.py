@@ -8,6 +8,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from skvdd.control.controller import Array
 from skvdd.nn.mixture_network import MixtureNetwork
 
 
@@ -100,3 +101,21 @@ class SamplerGraph(Graph):
         """Map rows (n, F) and noise (n, m, ...) to actions (n, d_a)."""
         actions = self.draw(self.standardised(states), noise.to(torch.float32)[:, None])[:, 0]
         return (actions.to(torch.float64) * self.action_scale + self.action_mean,)
+
+
+class TorchEngine:
+    """A graph as it is, without autograd, on the caller's threads.
+
+    Parameters
+    ----------
+    graph : Graph
+        On the CPU.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    @torch.inference_mode()
+    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return the outputs of the graph for arrays."""
+        return tuple(part.numpy() for part in self._graph(*map(torch.from_numpy, inputs)))

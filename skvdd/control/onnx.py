@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvdd.control.graphs import Graph
+from skvdd.control.controller import Array
+from skvdd.control.graphs import Graph, TorchEngine
 from skvdd.persistence import write_whole
 
 CHECKED_BATCHES = (1, 2, 7, 64)
@@ -80,8 +81,6 @@ def to_onnx(graph: Graph, examples: tuple[Tensor, ...]) -> bytes:
 
 def verify(graph: Graph, model: bytes, examples: tuple[Tensor, ...]) -> None:
     """Raise a RuntimeError unless ONNX Runtime gives what torch gives, at several batch sizes."""
-    from skvdd.control.engines import OnnxEngine, TorchEngine
-
     rng = np.random.RandomState(0)
     reference, exported = TorchEngine(graph), OnnxEngine(model, graph.inputs)
     for n in CHECKED_BATCHES:
@@ -107,6 +106,30 @@ def _check_installed() -> None:
         raise ModuleNotFoundError(
             f"{' and '.join(missing)} must be installed for ONNX: pip install 'skvdd[onnx]'."
         )
+
+
+class OnnxEngine:
+    """A graph in ONNX Runtime, on one thread.
+
+    Parameters
+    ----------
+    model : bytes
+        The graph, as `to_onnx` returns it.
+    inputs : sequence of str
+        Names of its inputs, in order.
+    """
+
+    def __init__(self, model: bytes, inputs: tuple[str, ...]) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        self._run, self._inputs = session.run, inputs
+
+    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return the outputs of the graph for arrays."""
+        return tuple(self._run(None, dict(zip(self._inputs, inputs, strict=True))))
 
 
 class _quiet:

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from skvdd.datasets import cache_directory, load_demonstrations
+from skvdd.datasets import Demonstrations, cache_directory, load_demonstrations
+from skvdd.datasets.__main__ import main
 from skvdd.datasets.experts import recording
 from skvdd.datasets.experts.pushing import DEMONSTRATORS
 from skvdd.datasets.loading import EMBEDDED, RECORDED
@@ -102,3 +103,11 @@ def test_a_demonstrator_that_never_succeeds_is_named(monkeypatch):
     message = "Behaviour 0 of pushing did not succeed in 50 attempts."
     with pytest.raises(RuntimeError, match=re.escape(message)):
         recording.record(DEMONSTRATORS["pushing"], 1, n_jobs=1, progress=False)
+
+
+def test_the_command_writes_a_set(tmp_path, capsys, monkeypatch):
+    one = load_demonstrations("pushing", 1)
+    monkeypatch.setattr(recording, "record", lambda demonstrator, n_episodes: one)
+    main(["pushing", "--n-episodes", "1", "--output", str(tmp_path / "one.npz")])
+    assert_same(Demonstrations.load(tmp_path / "one.npz"), one)
+    assert "1 episode" in capsys.readouterr().out

@@ -1,8 +1,4 @@
-"""A scripted demonstrator for Block Push: get behind a block, push it home, then the other.
-
-Run ``python -m skvdd.datasets.experts.recording blockpush --n-episodes 270 --output
-blockpush.npz`` to make the set that comes with the library.
-"""
+"""A scripted demonstrator for Block Push: get behind a block, push it home, then the other."""
 
 from __future__ import annotations
 

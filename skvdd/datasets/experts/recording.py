@@ -1,15 +1,9 @@
-"""Scripted demonstrators at work: many episodes, in parallel, each from a seed of its own.
-
-Run ``python -m skvdd.datasets.experts.recording pushing --n-episodes 96 --output pushing.npz``
-to make the set of a task that comes with the library.
-"""
+"""Scripted demonstrators at work: many episodes, in parallel, each from a seed of its own."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -21,7 +15,6 @@ from tqdm import tqdm
 
 import skvdd.envs  # noqa: F401  registers the environments
 from skvdd.datasets.demonstrations import Behavior, Demonstrations, Episode
-from skvdd.datasets.loading import RECORDED
 from skvdd.envs.task import Task
 
 Array = NDArray[np.float64]
@@ -197,20 +190,3 @@ def _first_success(
     raise RuntimeError(
         f"Behaviour {behavior} of {demonstrator.name} did not succeed in {MAX_ATTEMPTS} attempts."
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a set of demonstrations to a file."""
-    parser = argparse.ArgumentParser(description="Record scripted demonstrations.")
-    parser.add_argument("task", choices=sorted(RECORDED))
-    parser.add_argument("--output", required=True, help="the .npz file to write")
-    parser.add_argument("--n-episodes", type=int, required=True)
-    options = parser.parse_args(arguments)
-    demonstrator = import_module(RECORDED[options.task]).DEMONSTRATORS[options.task]
-    demonstrations = record(demonstrator, options.n_episodes)
-    demonstrations.save(options.output)
-    print(demonstrations.describe())
-
-
-if __name__ == "__main__":
-    main()
