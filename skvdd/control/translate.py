@@ -18,6 +18,7 @@ RENAMED = {"_to_copy": "to", "reshape": "view", "_unsafe_view": "view", "clip": 
 # Make a tensor of plain numbers; of another tensor they take no more than the shape.
 FILLED = {"ones": 1.0, "ones_like": 1.0, "zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0}
 MADE = {*FILLED, "full", "full_like", "new_full", "scalar_tensor", "arange"}
+NEUTRAL = {"alpha": 1, "value": 1, "approximate": "none"}  # keywords that change nothing
 LISTS = {"cat", "stack", "index_put"}  # have a list of tensors among their arguments
 
 
@@ -126,14 +127,16 @@ class _Translation:
             return [self._value(node.args[0]), _dtype(keywords["dtype"])]
         if name in LISTS:
             return self._listed(name, node)
-        # What is left are hints (layout, generator), and factors of one.
-        unknown = set(keywords) - {"alpha", "value", "approximate", "is_causal", "scale"}
-        if unknown or keywords.get("alpha", 1) != 1 or keywords.get("value", 1) != 1:
-            raise NotImplementedError(f"engine='numpy' does not know {name!r} with {keywords}.")
+        for key, value in keywords.items():
+            if key != "is_causal" and NEUTRAL.get(key) != value:
+                raise NotImplementedError(
+                    f"engine='numpy' does not know {name!r} with {key}={value!r}; use "
+                    "engine='onnx' or 'torch'."
+                )
         arguments = [self._value(argument) for argument in node.args]
         if keywords.get("is_causal"):
             arguments += [None, 0.0, True][len(arguments) - 3 :]
-        return [_plain(argument) for argument in arguments]
+        return [tuple(a) if isinstance(a, list) else a for a in arguments]
 
     def _listed(self, name: str, node: torch.fx.Node) -> list[Any]:
         if name == "index_put":
@@ -162,13 +165,6 @@ def _constant(node: torch.fx.Node) -> np.ndarray:
         return np.arange(*numbers).astype(_dtype(example.dtype))
     fill = FILLED[name] if name in FILLED else node.args[-1]
     return np.full(tuple(example.shape), fill, dtype=_dtype(example.dtype))
-
-
-def _plain(argument: Any) -> Any:
-    """Return numbers as NumPy must have them to keep to float32, and lists as tuples."""
-    if isinstance(argument, list | tuple):
-        return tuple(argument)
-    return argument
 
 
 def _array(tensor: Tensor) -> np.ndarray:

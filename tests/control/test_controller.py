@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import NotFittedError
 
 from skvdd import DiffusionPolicy, GaussianMoEPolicy, VDDDistiller
 from skvdd.control.engines import example_inputs, make_engine
+from skvdd.control.translate import to_numpy
 from tests.estimators import SMALL, label, make_estimators, small_teacher
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -224,3 +226,12 @@ def test_an_operator_that_numpy_lacks_is_named(small, monkeypatch):
     monkeypatch.delitem(sys.modules["skvdd.control.translate"].FUNCTIONS, "silu")
     with pytest.raises(NotImplementedError, match="does not know the operator 'silu'"):
         make_engine(graph, "numpy", example_inputs(layout))
+
+
+def test_an_operator_with_other_settings_is_not_taken_for_the_plain_one():
+    tangent = torch.nn.GELU(approximate="tanh")
+    with pytest.raises(NotImplementedError, match="'gelu' with approximate='tanh'"):
+        to_numpy(tangent, torch.zeros(1, 3))
+    plain = to_numpy(torch.nn.GELU(), torch.zeros(1, 3))
+    (values,) = plain(np.array([[-1.0, 0.0, 1.0]], dtype=np.float32))
+    np.testing.assert_allclose(values, [[-0.15865525, 0.0, 0.84134475]], rtol=1e-6)

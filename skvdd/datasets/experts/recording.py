@@ -46,6 +46,8 @@ class Demonstrator:
         What it does, for the metadata of a set.
     states, actions : tuple of str
         Names of the columns.
+    metadata : dict, default={}
+        What else the metadata of a set say.
     """
 
     name: str
