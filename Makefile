@@ -1,7 +1,7 @@
 # Every target makes .venv when there is none, with the tested versions of constraints.txt.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint docs format rendering clean
+.PHONY: help install demo test lint docs gallery format rendering clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -45,10 +45,16 @@ format: $(INSTALLED) ## mend style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(INSTALLED) ## build the site in docs/_build/html
-	@rm -rf docs/api/generated
-	@$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+docs: $(INSTALLED) ## build the site in docs/_build/html, and walk through it
+	@rm -rf docs/api/generated docs/_build
+	@$(HEADLESS); OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+	@$(BIN)/python docs/walk.py docs/_build/html
 	@echo "The site is in docs/_build/html/index.html"
+
+gallery: $(INSTALLED) rendering ## run all examples of docs/gallery anew, then build the site
+	@rm -rf docs/gallery
+	@$(MAKE) docs
 
 # Pictures of the simulated robot need Mesa; nothing else does. Installed only as root on Debian
 # and its descendants, and only if absent; failing to is no error, the tests that render skip.

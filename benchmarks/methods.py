@@ -40,10 +40,16 @@ class Task:
         Demonstrations to learn from; None for all that come with the library.
     window_size : int, default=5
         States that a policy sees.
-    goal_columns : tuple of int or None, default=None
-        Columns of a state that make a goal.
+    goal_dim : int, default=0
+        Numbers of a goal that the demonstrations record.
     n_experts : int, default=8
         Experts of the mixtures, as in the paper.
+    features : bool, default=False
+        Whether policies see `~skvdd.datasets.features.task_features` in place of raw states.
+    success : {"success_rate", "mean_return"}, default="success_rate"
+        What the paper calls success; in Block Push half a point for each block.
+    settings : dict, default={}
+        Parameters of every policy of this task.
     """
 
     name: str
@@ -52,8 +58,11 @@ class Task:
     n_contexts: int | None = None
     n_demonstrations: int | None = None
     window_size: int = 5
-    goal_columns: tuple[int, ...] | None = None
+    goal_dim: int = 0
     n_experts: int = 8
+    features: bool = False
+    success: str = "success_rate"
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 # Contexts and rollouts are those of the benchmarks' own protocols; Sorting's, of 18 and 20 rollouts
@@ -71,7 +80,7 @@ TASKS = {
             "blockpush",
             "skvdd/BlockPush-v0",
             *(100, 100, 1000),
-            goal_columns=(0, 1, 3, 4),
+            goal_dim=4,
             n_experts=4,
         ),
     ]
@@ -222,17 +231,23 @@ class Plan:
         }
         if row.trained_as:
             return self.training(row.trained_as, seed, **data)
-        estimator = row.make(window_size=self.task.window_size, random_state=seed)
+        settings = self.task.settings
+        estimator = row.make(window_size=self.task.window_size, random_state=seed, **settings)
         if "n_experts" in estimator.get_params():
             estimator.set_params(n_experts=self.task.n_experts)
-        if self.task.goal_columns is not None:
-            estimator.set_params(goal_dim=len(self.task.goal_columns))
+        estimator.set_params(goal_dim=self.task.goal_dim)
         estimator.set_params(**{**self.tuned.get(method, {}), **(parameters or {})})
         for name in {"max_iter", "init_iter"} & estimator.get_params().keys():
             shorter = getattr(estimator, name) // self.shortening
             estimator.set_params(**{name: shorter})
         teacher = self.training(row.teacher, seed, **data) if row.teacher else None
-        return Training(estimator, teacher=teacher, goal_columns=self.task.goal_columns, **data)
+        return Training(
+            estimator,
+            teacher=teacher,
+            goal="recorded" if self.task.goal_dim else None,
+            features=self.task.name if self.task.features else None,
+            **data,
+        )
 
 
 def read_tuned(folder: Path) -> dict[str, dict[str, Any]]:

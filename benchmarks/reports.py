@@ -31,7 +31,7 @@ def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
     """Write success and entropy of each row, ours and the paper's."""
     success = published.SUCCESS.get(plan.task.name, {})
     entropy = published.ENTROPY.get(plan.task.name, {})
-    rows = _quantities(records)
+    rows = _quantities(plan, records)
     both = {row: (success[row].mean, entropy[row].mean) for row in rows if row in success}
     dot_plot(rows, both, title, plan.folder / f"{name}.png")
     return _markdown(
@@ -45,8 +45,8 @@ def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
 
 def dots(plan: Plan, name: str, title: str, records: Records) -> str:
     """Write success and entropy of rows that the paper has no figures for."""
-    dot_plot(_quantities(records), {}, title, plan.folder / f"{name}.png")
-    return _table(records)
+    dot_plot(_quantities(plan, records), {}, title, plan.folder / f"{name}.png")
+    return _table(plan, records)
 
 
 def against_experts(plan: Plan, name: str, title: str, records: Records) -> str:
@@ -54,29 +54,29 @@ def against_experts(plan: Plan, name: str, title: str, records: Records) -> str:
     n_experts = [runs[0]["training"]["parameters"]["n_experts"] for runs in records.values()]
     line_plot(
         n_experts,
-        list(_quantities(records).values()),
+        list(_quantities(plan, records).values()),
         "experts",
         title,
         plan.folder / f"{name}.png",
     )
-    return _table(records)
+    return _table(plan, records)
 
 
 def difficulties(plan: Plan, name: str, title: str, records: Records) -> str:
     """Write success and entropy of several methods on several sets of demonstrations."""
     groups: dict[str, dict[str, tuple[Summary, Summary]]] = {}
-    for row, quantities in _quantities(records).items():
+    for row, quantities in _quantities(plan, records).items():
         method, demonstrations = row.split(", ", 1)
         groups.setdefault(demonstrations, {})[method] = quantities
     grouped_dot_plot(groups, title, plan.folder / f"{name}.png")
-    return _table(records)
+    return _table(plan, records)
 
 
 def steps(plan: Plan, name: str, title: str, records: Records) -> str:
     """Write table 5; the paper's row is BESO, our VE."""
     success = published.STEPS_SUCCESS.get(plan.task.name, {})
     entropy = published.STEPS_ENTROPY.get(plan.task.name, {})
-    rows = _quantities(records)
+    rows = _quantities(plan, records)
     dot_plot(rows, {}, title, plan.folder / f"{name}.png")
 
     def theirs(row: str, values: dict[int, float]) -> float | str:
@@ -91,7 +91,7 @@ def steps(plan: Plan, name: str, title: str, records: Records) -> str:
 
 def search(plan: Plan, name: str, title: str, records: Records) -> str:
     """Write what the search found, and the choice to ``tuned.json``."""
-    scores = {row: _d3il_score(runs[0]) for row, runs in records.items()}
+    scores = {row: _d3il_score(plan, runs[0]) for row, runs in records.items()}
     chosen = {}
     for method, row in METHODS.items():
         found = {
@@ -108,7 +108,7 @@ def search(plan: Plan, name: str, title: str, records: Records) -> str:
         (
             (
                 row,
-                f"{runs[0]['success_rate']:.3f}",
+                f"{runs[0][plan.task.success]:.3f}",
                 f"{runs[0]['entropy']:.3f}",
                 f"{scores[row]:.3f}",
                 "yes" if row in chosen.values() else "",
@@ -118,9 +118,9 @@ def search(plan: Plan, name: str, title: str, records: Records) -> str:
     )
 
 
-def _d3il_score(record: dict[str, Any]) -> float:
+def _d3il_score(plan: Plan, record: dict[str, Any]) -> float:
     """Return how the authors of the benchmark select models."""
-    return 0.8 * record["success_rate"] + 0.2 * record["entropy"]
+    return 0.8 * record[plan.task.success] + 0.2 * record["entropy"]
 
 
 # -- what is measured, not rolled out -------------------------------------------------------------
@@ -221,18 +221,18 @@ def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, An
 # -- parts of a table -----------------------------------------------------------------------------
 
 
-def _table(records: Records) -> str:
+def _table(plan: Plan, records: Records) -> str:
     return _markdown(
         ("", "success", "entropy", "behaviours", "training, CPU s", "seeds"),
-        ((row, *own, *_sizes(records[row])) for row, own in _quantities(records).items()),
+        ((row, *own, *_sizes(records[row])) for row, own in _quantities(plan, records).items()),
     )
 
 
-def _quantities(records: Records) -> dict[str, tuple[Summary, Summary]]:
+def _quantities(plan: Plan, records: Records) -> dict[str, tuple[Summary, Summary]]:
     """Return success and entropy of each row."""
     return {
         row: (
-            summarise([run["success_rate"] for run in runs]),
+            summarise([run[plan.task.success] for run in runs]),
             summarise([run["entropy"] for run in runs]),
         )
         for row, runs in records.items()

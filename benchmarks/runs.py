@@ -17,14 +17,17 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 import skvdd
 from skvdd.datasets import load_demonstrations
+from skvdd.datasets.features import task_features
 from skvdd.evaluation import Evaluation, evaluate_policy
 
 CACHE = Path(__file__).parent / "cache"  # trained policies
@@ -42,17 +45,20 @@ class Training:
         Name of a set.
     n_demonstrations : int or None, default=None
         How many of its episodes, from the first; None for all that come with the library.
-    goal_columns : tuple of int or None, default=None
-        Columns of a state that make a goal.
+    goal : {"recorded", "future"} or None, default=None
+        Which goals the rows have.
     teacher : Training or None, default=None
         The teacher of a distiller.
+    features : str or None, default=None
+        The task whose features the policy sees in place of raw states.
     """
 
     estimator: Any
     demonstrations: str
     n_demonstrations: int | None = None
-    goal_columns: tuple[int, ...] | None = None
+    goal: Literal["recorded", "future"] | None = None
     teacher: Training | None = None
+    features: str | None = None
 
     @cached_property
     def key(self) -> str:
@@ -64,7 +70,11 @@ class Training:
         """Return class, parameters, data and teacher, as JSON has them."""
         parameters = self.estimator.get_params(deep=False)
         parameters.pop("teacher", None)
-        goals = {} if self.goal_columns is None else {"goal_columns": list(self.goal_columns)}
+        options: dict[str, Any] = {}  # what has none keeps the key it had before there were any
+        if self.goal is not None:
+            options["goal"] = self.goal
+        if self.features is not None:
+            options["features"] = self.features
         return {
             "class": type(self.estimator).__name__,
             "parameters": parameters,
@@ -72,7 +82,7 @@ class Training:
             "n_demonstrations": self.n_demonstrations,
             "data": fingerprint(self.demonstrations),
             "teacher": self.teacher and self.teacher.key,
-            **goals,
+            **options,
         }
 
     def policy(self) -> tuple[Any, float]:
@@ -99,13 +109,16 @@ class Training:
     def rows(self) -> tuple[Any, Any]:
         """Return what the policy is fitted on: one row a decision, with a goal where it has one."""
         demonstrations = load_demonstrations(self.demonstrations, self.n_demonstrations)
-        if self.goal_columns is None:
-            return demonstrations.windows(self.estimator.window_size)[:2]
-        return demonstrations.goal_windows(
-            self.estimator.window_size,
-            goal_columns=self.goal_columns,
-            random_state=self.estimator.random_state,
-        )[:2]
+        rows, actions, _ = demonstrations.windows(
+            self.estimator.window_size, goal=self.goal, random_state=self.estimator.random_state
+        )
+        return self.transformer().transform(rows), actions
+
+    def transformer(self) -> FunctionTransformer:
+        """Return what stands between the states and the policy."""
+        if self.features is None:
+            return FunctionTransformer()
+        return task_features(self.features, self.estimator.window_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +166,7 @@ class Run:
         policy, seconds = self.training.policy()
         policy.set_params(**self.settings)
         evaluation = evaluate_policy(
-            policy,
+            make_pipeline(self.training.transformer(), policy),
             self.env_id,
             self.n_rollouts,
             contexts=self.n_contexts,

@@ -2,10 +2,12 @@
 
 import re
 from html import escape
+from pathlib import Path
 
 from docutils.nodes import SkipNode
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from PIL import Image
 from sphinx.util import logging
 
 import skvdd
@@ -23,10 +25,12 @@ extensions = [
     "sphinx.ext.doctest",
     "numpydoc",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "myst_parser",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "results/*"]  # results.md includes those
+exclude_patterns = ["_build", "results/*", "api/generated/backreferences"]  # included elsewhere
+suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 
 default_role = "py:obj"  # `fit` in a docstring links to the method, if there is one
@@ -38,6 +42,24 @@ autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 copybutton_exclude = ".linenos, .gp, .go"
+
+# Pictures and texts of executed examples are kept in docs/gallery, beside the checksum of the
+# script that made them: only a script that changed is run again (`make gallery` runs them all).
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/plot_",  # the others start processes, or need a robot
+    "within_subsection_order": "FileNameSortKey",
+    "backreferences_dir": "api/generated/backreferences",
+    "doc_module": ("skvdd",),
+    "capture_repr": (),
+    "notebook_extensions": set(),
+    "download_all_examples": False,
+    "write_computation_times": False,
+    "min_reported_time": float("inf"),  # seconds say more of a machine than of a script
+    "show_signature": False,
+    "abort_on_example_error": True,
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"skvdd {version}"
@@ -52,10 +74,11 @@ html_theme_options = {
     "show_prev_next": False,
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
+    "header_links_before_dropdown": 7,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"**": []}
+html_sidebars = {"index": [], "api": [], "results": [], "changelog": []}
 
 
 def skip_what_is_not_ours(app, what, name, obj, skip, options):
@@ -101,7 +124,24 @@ def displayed_formula(writer, node):
     raise SkipNode
 
 
+def leave_out_archives(app, docname, source):
+    """Offer examples as scripts alone: a zip of one file is no help, and never the same twice."""
+    if docname.startswith("gallery/"):
+        pattern = r" *\.\. container:: sphx-glr-download sphx-glr-download-zip\n\n.*\n"
+        source[0] = re.sub(pattern, "", source[0])
+
+
+def shrink_pictures(app):
+    """Keep pictures of examples with 256 colours, a third of the bytes."""
+    for path in Path(app.srcdir, "gallery", "images").rglob("*.png"):
+        with Image.open(path) as picture:
+            if picture.mode != "P":
+                picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def setup(app):
+    app.connect("builder-inited", shrink_pictures, priority=900)  # after the examples have run
+    app.connect("source-read", leave_out_archives)
     app.connect("autodoc-process-docstring", mend_types, priority=100)
     app.connect("autodoc-skip-member", skip_what_is_not_ours)
     app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))

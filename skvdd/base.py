@@ -8,8 +8,10 @@ the goal, where there is one.
 from __future__ import annotations
 
 import copy
+import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from skvdd._sklearn import (
     CallbackSupportMixin,
     Interval,
+    ProgressBar,
     StrOptions,
     fixed_scaler,
     is_fitted,
@@ -34,7 +37,8 @@ from skvdd._sklearn import (
 from skvdd.control.controller import Controller, Layout
 from skvdd.control.graphs import Graph
 from skvdd.persistence import register, save
-from skvdd.training import Update, train
+from skvdd.streaming import Rows, is_streamed, raw_blocks, standard_rows, standardise
+from skvdd.training import FitStart, Update, from_first, is_first_process, n_processes, train
 
 Network = TypeVar("Network", bound=nn.Module)
 RandomStates = int | np.random.RandomState | Sequence[np.random.RandomState] | None
@@ -54,6 +58,13 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     """
 
     network_: Any  # of the class below, whose calls each subclass knows
+    history_: list[dict[str, Any]]
+    n_iter_: int
+
+    _doc_link_module = "skvdd"
+    _doc_link_template = (
+        "https://skvdd.readthedocs.io/en/stable/api/generated/skvdd.{estimator_name}.html"
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -113,8 +124,27 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         ----------
         path : str or Path
             File to write; a file of that name is replaced only once the new one is complete.
+            Of several processes that train together, the first writes it.
         """
-        save(self, path)
+        if is_first_process():
+            save(self, path)
+
+    def set_callbacks(self, *callbacks: Any) -> Self:
+        """Set the callbacks of `fit`: those of `sklearn.callback` and of `skvdd.callbacks`.
+
+        Parameters
+        ----------
+        *callbacks : callback
+            They replace those set before. Of several processes that train together, only the
+            first shows progress bars.
+
+        Returns
+        -------
+        self : object
+        """
+        if not is_first_process():
+            callbacks = tuple(c for c in callbacks if not isinstance(c, ProgressBar))
+        return super().set_callbacks(*callbacks)
 
     def controller(
         self, engine: str = "auto", *, random_state: int | np.random.RandomState | None = None
@@ -200,11 +230,23 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
     # -- checks ----------------------------------------------------------------------------------
 
-    def _check_training_data(self, X: ArrayLike, y: ArrayLike | None) -> tuple[NDArray, NDArray]:
-        """Validate ``(X, y)`` and return them as (n, T * d + g) and (n, d_a), both float64."""
+    def _check_training_data(
+        self, X: ArrayLike, y: ArrayLike | None, *, reset: bool = True
+    ) -> tuple[NDArray, NDArray]:
+        """Validate ``(X, y)`` and return them as (n, T * d + g) and (n, d_a).
+
+        Both are float64, or as they came if they are streamed. Without ``reset`` the columns must
+        be those of the last fit.
+        """
         self._check_machine()
         flat, actions = validate_data(
-            self, self._flatten(X), y, dtype=np.float64, multi_output=True, y_numeric=True
+            self,
+            self._flatten(X),
+            y,
+            reset=reset,
+            dtype=_kept_type(X),
+            multi_output=True,
+            y_numeric=True,
         )
         self._check_window(flat)
         self._single_output = actions.ndim == 1
@@ -212,10 +254,10 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         self.n_actions_ = actions.shape[1]
         return flat, actions
 
-    def _check_training_states(self, X: ArrayLike) -> NDArray:
-        """Validate rows without actions and return them as (n, T * d + g), float64."""
+    def _check_training_states(self, X: ArrayLike, *, reset: bool = True) -> NDArray:
+        """Validate rows without actions and return them as (n, T * d + g), types as above."""
         self._check_machine()
-        flat = validate_data(self, self._flatten(X), dtype=np.float64)
+        flat = validate_data(self, self._flatten(X), reset=reset, dtype=_kept_type(X))
         self._check_window(flat)
         return flat
 
@@ -246,9 +288,9 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             )
 
     def _check_states(self, X: ArrayLike) -> NDArray:
-        """Validate the rows of a query and return them as (n, T * d + g), float64."""
+        """Validate the rows of a query and return them as (n, T * d + g), types as above."""
         check_is_fitted(self)
-        return validate_data(self, self._flatten(X), reset=False, dtype=np.float64)
+        return validate_data(self, self._flatten(X), reset=False, dtype=_kept_type(X))
 
     def _check_query(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
         """Validate rows and actions, return them as (n, T * d + g) and (n, d_a), float64."""
@@ -286,7 +328,8 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             raise ValueError(
                 f"y must have shape (n, d_a) or (n,), got {actions.shape}: one row is one decision."
             )
-        return np.asarray(actions, dtype=np.float64).reshape(len(actions), -1)
+        kept = actions if is_streamed(actions) else np.asarray(actions, dtype=np.float64)
+        return kept.reshape(len(actions), -1)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -300,7 +343,16 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     def _fit_scalers(self, rows: NDArray, actions: NDArray) -> None:
         """Learn the units; every state of a window shares one scale, a constant column gets one."""
         self.state_scaler_ = fit_state_scaler(rows, self.window_size, self.goal_dim)
-        self.action_scaler_ = StandardScaler().fit(actions)
+        self.action_scaler_ = fit_scaler(raw_blocks(actions))
+
+    def _rows_of_states(self, rows: NDArray, device: torch.device) -> Rows:
+        """Return rows (n, T * d + g) in standardised units, for training on a device."""
+        scaler = row_scaler(self.state_scaler_, self.window_size, self.goal_dim)
+        return standard_rows(scaler, rows, device)
+
+    def _rows_of_actions(self, actions: NDArray, device: torch.device) -> Rows:
+        """Return actions (n, d_a) in standardised units, for training on a device."""
+        return standard_rows(self.action_scaler_, actions, device)
 
     def _standardise_states(self, rows: NDArray) -> Tensor:
         """Return rows (n, T * d + g) as a float32 tensor in standardised units, on the CPU."""
@@ -337,26 +389,73 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
 
-    def _goes_on(self) -> bool:
+    def _goes_on(self, partial: bool) -> bool:
         """Say whether this fit goes on from the last one, whose shapes it must then share."""
-        if not (self.warm_start and is_fitted(self)):
+        if not self._continues(partial):
             return False
         before = (len(self.state_scaler_.scale_), len(self.action_scaler_.scale_))
         now = (self._n_states + self.goal_dim, self.n_actions_)
         if now != before:
+            goes_on, way_out = continuation(partial)
             columns = "states and goals" if self.goal_dim else "states"
             raise ValueError(
-                f"warm_start=True goes on from a fit with {columns} of {before[0]} and actions of "
-                f"{before[1]} dimensions, got {now[0]} and {now[1]}. Set warm_start=False."
+                f"{goes_on} from a fit with {columns} of {before[0]} and actions of "
+                f"{before[1]} dimensions, got {now[0]} and {now[1]}. {way_out}"
             )
         return True
 
-    def _begin_fit(self, n_stages: int) -> None:
-        """Tell the callbacks that a fit of so many training runs begins, with an empty record."""
+    def _continues(self, partial: bool) -> bool:
+        return (partial or self.warm_start) and is_fitted(self)
+
+    @contextmanager
+    def _counting_on(self) -> Iterator[None]:
+        """Add what a call of `partial_fit` leaves to the record of the calls before it."""
+        history, n_iter = (self.history_, self.n_iter_) if is_fitted(self) else ([], 0)
+        yield
+        self.history_, self.n_iter_ = history + self.history_, n_iter + self.n_iter_
+
+    def _begin_fit(
+        self,
+        n_stages: int,
+        states: NDArray,
+        actions: NDArray | None,
+        *,
+        partial: bool,
+        teacher: str | None = None,
+    ) -> np.random.RandomState:
+        """Tell the callbacks that a fit of so many training runs begins, with an empty record.
+
+        Returns the source of its seeds, which a callback that resumes a fit brings with it.
+        """
+        start = FitStart(
+            self._random_numbers(partial),
+            lambda: {
+                "class": type(self).__name__,
+                "parameters": plain_parameters(self),
+                "X": digest([states]),
+                "y": None if actions is None else digest([actions]),
+                "teacher": teacher,
+                "start": policy_digest(self) if self._continues(partial) else None,
+            },
+        )
         self._init_callback_context(max_subtasks=n_stages)
-        self._callback_fit_ctx.call_on_fit_task_begin(estimator=self)
-        self.history_: list[dict[str, Any]] = []
+        self._callback_fit_ctx.call_on_fit_task_begin(estimator=self, metadata={"fit": start})
+        self.history_ = []
         self.interrupted_ = False
+        return start.rng
+
+    def _random_numbers(self, partial: bool) -> np.random.RandomState:
+        """Return the source of the seeds of a fit, the same in all processes."""
+        seed = self.random_state
+        if partial and is_fitted(self) and isinstance(seed, Integral):
+            seed = np.random.RandomState([int(seed), self.n_iter_])  # not those of earlier calls
+        rng = check_random_state(seed)
+        if n_processes() > 1:
+            state = from_first(rng.get_state)
+            if not is_first_process():
+                rng = np.random.RandomState()
+                rng.set_state(state)
+        return rng
 
     def _end_fit(self) -> Self:
         self._callback_fit_ctx.call_on_fit_task_end(estimator=self)
@@ -458,23 +557,26 @@ class DensityPolicy(BasePolicy):
         return float(np.mean(self.log_prob(X, y)))
 
 
-def standardise(scaler: StandardScaler, values: NDArray) -> Tensor:
-    """Return ``(values - mean) / scale`` along the last axis as a float32 tensor."""
-    # In float64 first: raw units may have an offset much larger than their spread.
-    return torch.from_numpy(((values - scaler.mean_) / scaler.scale_).astype(np.float32))
-
-
 def fit_state_scaler(rows: NDArray, window_size: int, goal_dim: int) -> StandardScaler:
     """Learn the units of a state's columns, from all states of all windows, then of the goal's."""
     n_columns = rows.shape[1] - goal_dim
-    states = rows[:, :n_columns].reshape(-1, n_columns // window_size)
-    parts = [StandardScaler().fit(states)]
+    n_states = n_columns // window_size
+    windows = (block[:, :n_columns] for block in raw_blocks(rows))
+    parts = [fit_scaler(window.reshape(-1, n_states) for window in windows)]
     if goal_dim:
-        parts.append(StandardScaler().fit(rows[:, n_columns:]))
+        parts.append(fit_scaler(block[:, n_columns:] for block in raw_blocks(rows)))
     return fixed_scaler(
         np.concatenate([part.mean_ for part in parts]),
         np.concatenate([part.scale_ for part in parts]),
     )
+
+
+def fit_scaler(blocks: Iterable[NDArray]) -> StandardScaler:
+    """Learn the units of columns from rows that come in blocks."""
+    scaler = StandardScaler()
+    for block in blocks:
+        scaler.partial_fit(block)
+    return scaler
 
 
 def row_scaler(scaler: StandardScaler, window_size: int, goal_dim: int) -> StandardScaler:
@@ -550,6 +652,49 @@ def check_device(device: str | torch.device) -> None:
             f"device={str(device)!r} cannot be used on this machine. Use 'auto', 'cpu', or a "
             "device that torch finds."
         ) from error
+
+
+def continuation(partial: bool) -> tuple[str, str]:
+    """Return what goes on from the last fit, and the way out, for messages."""
+    if partial:
+        return "partial_fit goes on", "Call fit to start anew."
+    return "warm_start=True goes on", "Set warm_start=False."
+
+
+def digest(arrays: Sequence[NDArray]) -> str:
+    """Return a short text that differs where arrays differ, in shape or in any bit."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(f"{array.shape} {array.dtype};".encode())
+        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # no copy
+    shape = " x ".join(map(str, arrays[0].shape))
+    return f"{shape}, sha256 {sha.hexdigest()}"
+
+
+def policy_digest(policy: BasePolicy) -> str:
+    """Return a short text that differs where fitted policies have other weights or units."""
+    units = [getattr(policy, name) for name in ("state_scaler_", "action_scaler_")]
+    weights = [value.cpu().numpy() for value in policy.network_.state_dict().values()]
+    return digest([*weights, *(unit.mean_ for unit in units), *(unit.scale_ for unit in units)])
+
+
+def plain_parameters(estimator: BaseEstimator) -> dict[str, Any]:
+    """Return the parameters that decide a result, nested ones too, as JSON knows them."""
+    parameters = estimator.get_params(deep=True)
+    # Where it is computed may change.
+    decisive = {k: v for k, v in sorted(parameters.items()) if k.split("__")[-1] != "device"}
+    return {name: _as_json(value) for name, value in decisive.items()}
+
+
+def _as_json(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    known = isinstance(value, bool | int | float | str | None)
+    return value if known else type(value).__name__
+
+
+def _kept_type(X: ArrayLike) -> Any:
+    """Return the type that rows are brought to: float64, or none if they are streamed."""
+    return "numeric" if is_streamed(X) else np.float64
 
 
 def check_n_samples(n_samples: int | None) -> None:

@@ -269,10 +269,10 @@ def _draw(
     trajectories = TrajectoriesDisplay.from_evaluation(evaluation, estimators.vdd)
     with _replacing(folder / "trajectories.png") as path:
         save_figure(trajectories.figure_, path)
-    experts = ExpertsDisplay.from_estimators(
+    experts = ExpertsDisplay.from_estimator(
         estimators.vdd,
-        estimators.teacher,
         _decision_points(demonstrations, estimators.vdd.window_size),
+        teacher=estimators.teacher,
         titles=("at the start", "before row 2", "before row 3"),
         action_names=("Δx (mm)", "Δy (mm)"),
         action_scale=1000.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -12,13 +12,23 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from skvdd.datasets.demonstrations import Behavior, Demonstrations, Episode
 from skvdd.envs import EnvPool
 from skvdd.metrics import task_entropy, wilson_interval
-from skvdd.rollouts import BLOCK_SIZE, Driver, Policy, RandomState, Rollout, plan_rollouts
+from skvdd.rollouts import (
+    BLOCK_SIZE,
+    Driver,
+    Policy,
+    RandomState,
+    Rollout,
+    as_policy,
+    plan_rollouts,
+)
 
 Array = NDArray[np.float64]
 
@@ -139,6 +149,7 @@ def evaluate_policy(
     *,
     contexts: int | ArrayLike | None = None,
     n_envs: int | None = None,
+    n_jobs: int | None = None,
     random_state: RandomState = None,
     progress: bool = True,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -148,14 +159,17 @@ def evaluate_policy(
 
     Many environments are stepped against one batched `act`. The result depends on
     `random_state` alone, to the last bit: each episode has its own seed and its own noise,
-    and its own place in batches of one fixed size, whatever the number of environments.
+    and its own place in batches of one fixed size, whatever the number of environments and of
+    processes.
 
     Parameters
     ----------
-    policy : fitted policy
+    policy : fitted policy or Pipeline
         Anything with ``window_size`` and ``act(X, *, random_state)``. ``act`` is given
         windows (64, T, d), the start of an episode padded by its first observation, and one
-        `numpy.random.RandomState` per row.
+        `numpy.random.RandomState` per row. Of a `sklearn.pipeline.Pipeline` that ends in a policy,
+        the last step tells ``window_size`` and acts; the earlier steps transform the raw windows,
+        flat as in ``fit``. Columns have the names that they had in ``fit``.
     env_id : str
         A registered Gymnasium environment with vectors as observations and actions, whose
         infos tell ``success`` and, where it has behaviours, ``behavior``.
@@ -166,7 +180,13 @@ def evaluate_policy(
         list, or these. The entropy is then the mean over them, as D3IL defines it. None lets
         each episode draw its own.
     n_envs : int, default=None
-        Number of environments stepped together; None takes up to 64.
+        Number of environments stepped together, in each process; None takes up to 64. They are
+        stepped on as many threads as torch has, at most 8.
+    n_jobs : int, default=None
+        Number of processes, by joblib; each plays 64 episodes at a time, so that fewer gain
+        nothing from more of them. None is one, or what ``joblib.parallel_config`` says, for example
+        those of a Dask cluster. They must know ``env_id`` as well; they know those of skvdd, and
+        ``"module:id"`` if they can import the module.
     random_state : int, RandomState instance or None, default=None
         Seeds environments and noise.
     progress : bool, default=True
@@ -196,7 +216,7 @@ def evaluate_policy(
     >>> evaluation.success_rate
     0.0
     """
-    _check_policy(policy)
+    policy = as_policy(policy)
     goal = _check_goal(policy, goal)
     _check_env_id(env_id)
     _check_count("n_episodes", n_episodes)
@@ -204,15 +224,55 @@ def evaluate_policy(
         n_envs = BLOCK_SIZE
     _check_count("n_envs", n_envs)
     starts = _check_contexts(contexts, n_episodes)
+    _check_n_jobs(n_jobs)
     rollouts = plan_rollouts(n_episodes, random_state, starts)
+    stage = _Stage(policy, env_id, dict(env_kwargs or {}), goal)
     n_envs = min(n_envs, n_episodes)
-    with EnvPool(env_id, n_envs, **(env_kwargs or {})) as pool:
+    # Dask offers all its workers even to who asks for one.
+    alone = n_jobs == 1 or effective_n_jobs(n_jobs) == 1
+    with stage.open_pool(n_envs if alone else 1) as pool:
         _check_spaces(pool, env_id)
-        driver = Driver(policy, pool, n_envs, env_id, goal)
-        finished = driver.run(rollouts)
-        for _ in tqdm(finished, env_id, n_episodes, unit="ep", delay=2.0, disable=not progress):
-            pass
-        return _summarise(env_id, rollouts, pool.n_behaviors, pool.skips_unsolved)
+        if alone:
+            finished = stage.play(rollouts, pool)
+        else:
+            finished = _play_in_processes(stage, rollouts, n_envs, n_jobs)
+        bar = tqdm(finished, env_id, n_episodes, unit="ep", delay=2.0, disable=not progress)
+        played = sorted(bar, key=lambda rollout: rollout.index)
+        return _summarise(env_id, played, pool.n_behaviors, pool.skips_unsolved)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """Who plays where: all that a process needs to play some episodes."""
+
+    policy: Policy
+    env_id: str
+    env_kwargs: dict[str, Any]
+    goal: Array | None
+
+    def open_pool(self, n_envs: int) -> EnvPool:
+        # joblib and Dask bound the threads of torch in their processes, and mean all threads.
+        options = {"n_threads": min(torch.get_num_threads(), 8), **self.env_kwargs}
+        return EnvPool(self.env_id, n_envs, **options)
+
+    def play(self, rollouts: Sequence[Rollout], pool: EnvPool) -> Iterator[Rollout]:
+        """Yield each rollout when it ends."""
+        return Driver(self.policy, pool, len(pool), self.env_id, self.goal).run(rollouts)
+
+
+def _play_in_processes(
+    stage: _Stage, rollouts: Sequence[Rollout], n_envs: int, n_jobs: int | None
+) -> Iterator[Rollout]:
+    """Yield the rollouts, played by joblib in blocks that fill the batches of `act`."""
+    blocks = [rollouts[i : i + BLOCK_SIZE] for i in range(0, len(rollouts), BLOCK_SIZE)]
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator")
+    for block in parallel(delayed(_play_block)(stage, block, n_envs) for block in blocks):
+        yield from block
+
+
+def _play_block(stage: _Stage, rollouts: Sequence[Rollout], n_envs: int) -> list[Rollout]:
+    with stage.open_pool(min(n_envs, len(rollouts))) as pool:
+        return list(stage.play(rollouts, pool))
 
 
 def time_action(
@@ -222,9 +282,9 @@ def time_action(
 
     Parameters
     ----------
-    policy : fitted policy
-        Anything with ``act``.
-    X_row : array-like of shape (T, d) or (T * d,)
+    policy : fitted policy or Pipeline
+        As in `evaluate_policy`.
+    X_row : array-like of shape (T, d) or (T * d + g,)
         The window of one decision.
     n_calls : int, default=200
         Number of timed calls, after a tenth as many to warm up.
@@ -238,6 +298,7 @@ def time_action(
     """
     _check_count("n_calls", n_calls)
     _check_count("n_threads", n_threads)
+    policy = as_policy(policy)
     X = np.asarray(X_row, dtype=float)[None]
     noise = np.random.RandomState(0)
     threads_before = torch.get_num_threads()
@@ -280,8 +341,8 @@ def rollout_scorer(
 
     Parameters
     ----------
-    env_id, n_episodes, contexts, env_kwargs, goal
-        As in `evaluate_policy`. Processes other than this one must know ``env_id`` as well; those
+    env_id, n_episodes, contexts, env_kwargs, goal : as in `evaluate_policy`
+        What is rolled out. Processes other than this one must know ``env_id`` as well; those
         of joblib know the environments of skvdd.
     metric : str or sequence of str, default="success_rate"
         ``"success_rate"``; ``"entropy"``, the task entropy; ``"d3il"``, the score by which D3IL
@@ -307,9 +368,10 @@ def rollout_scorer(
 
     Notes
     -----
-    The estimator must be what `evaluate_policy` takes, with ``act`` and ``window_size``: any policy
-    of skvdd, or one in ``FrozenEstimator``. A ``Pipeline`` has neither. Arguments of ``fit``, as
-    ``teacher``, do not concern the scorer.
+    The estimator must be what `evaluate_policy` takes: any policy of skvdd, a ``Pipeline`` that
+    ends in one, or either in ``FrozenEstimator``. A ``TransformedTargetRegressor`` is none: it
+    keeps nothing of a policy but `predict`. Arguments of ``fit``, as ``teacher``, do not concern
+    the scorer.
 
     Examples
     --------
@@ -357,6 +419,7 @@ class _RolloutScorer:
             self.env_id,
             self.n_episodes,
             contexts=self.contexts,
+            n_jobs=1,  # a search has processes of its own
             random_state=self.random_state,
             progress=False,
             env_kwargs=self.env_kwargs,
@@ -377,14 +440,7 @@ def _measure(evaluation: Evaluation, metric: str) -> float:
 # Checks before any work
 # ---------------------------------------------------------------------------------------
 
-
-def _check_policy(policy: object) -> None:
-    missing = [name for name in ("act", "window_size") if not hasattr(policy, name)]
-    if missing:
-        raise TypeError(
-            f"policy must have act and window_size, got {type(policy).__name__} without "
-            f"{' and '.join(missing)}. Every policy of skvdd has them; wrap any other one."
-        )
+_check_policy = as_policy
 
 
 def _check_goal(policy: object, goal: ArrayLike | None) -> Array | None:
@@ -415,6 +471,11 @@ def _check_env_id(env_id: str) -> None:
 def _check_count(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def _check_n_jobs(n_jobs: int | None) -> None:
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise ValueError(f"n_jobs must be None or an integer other than 0, got {n_jobs!r}.")
 
 
 def _check_contexts(contexts: Any, n_episodes: int) -> Sequence[int | Array] | None:

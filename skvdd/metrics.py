@@ -22,14 +22,30 @@ OUTSIDE = 0.01
 
 
 class KLEstimate(NamedTuple):
-    """A Monte-Carlo estimate of a Kullback-Leibler divergence, in nats."""
+    """A Monte-Carlo estimate of a Kullback-Leibler divergence, in nats.
+
+    Attributes
+    ----------
+    estimate : float
+        The divergence, nats.
+    standard_error : float
+        Of the estimate, in the same unit.
+    """
 
     estimate: float
     standard_error: float
 
 
 class ShareEstimate(NamedTuple):
-    """A Monte-Carlo estimate of a probability."""
+    """A Monte-Carlo estimate of a probability.
+
+    Attributes
+    ----------
+    estimate : float
+        The share, from 0 to 1.
+    standard_error : float
+        Of the estimate, in the same unit.
+    """
 
     estimate: float
     standard_error: float

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 from gymnasium.spaces import flatdim
 from numpy.typing import NDArray
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
 from skvdd.datasets.demonstrations import Behavior, append_goals
@@ -26,11 +30,97 @@ BLOCK_SIZE = 64
 class Policy(Protocol):
     """All that an evaluation asks of a policy."""
 
-    window_size: int
+    @property
+    def window_size(self) -> int:
+        """Number of states in a window."""
+        ...
 
     def act(self, X: Array, *, random_state: Any = None) -> Array:
         """Return one action per window, (n, d_a)."""
         ...
+
+
+def as_policy(policy: Any) -> Policy:
+    """Return what can be rolled out: a policy, or a fitted pipeline that ends in one, as a policy.
+
+    Parameters
+    ----------
+    policy : fitted policy or Pipeline
+        Or one of them in `FrozenEstimator`.
+
+    Returns
+    -------
+    policy : Policy
+        With ``window_size`` and ``act``, which takes plain arrays of raw windows.
+
+    Raises
+    ------
+    TypeError
+        If it, or the last step of the pipeline, has no ``act`` or no ``window_size``.
+    """
+    if isinstance(policy, FrozenEstimator):
+        return as_policy(policy.estimator)
+    last = policy.steps[-1][1] if isinstance(policy, Pipeline) else policy
+    missing = [name for name in ("act", "window_size") if not hasattr(last, name)]
+    if missing:
+        chain = "Pipeline that ends in " if last is not policy else ""
+        raise TypeError(
+            "policy must have act and window_size, or be a Pipeline that ends in what has them, "
+            f"got {chain}{type(last).__name__} without {' and '.join(missing)}. Every policy of "
+            "skvdd has them; wrap any other one."
+        )
+    names = getattr(policy, "feature_names_in_", None)
+    transforms = isinstance(policy, Pipeline) and len(policy) > 1
+    if names is None and not transforms:
+        return last
+    return ComposedPolicy(last, policy[:-1].transform if transforms else None, names)
+
+
+@dataclass(frozen=True, eq=False)
+class ComposedPolicy:
+    """A policy that is asked in rows with names, or behind the earlier steps of a pipeline.
+
+    Parameters
+    ----------
+    policy : Policy
+        The last step.
+    transform : callable or None
+        What the earlier steps do to flat rows. They may change the number of columns of a state,
+        but those of a goal must remain, last and as many.
+    feature_names : ndarray of shape (T * d + g,) or None
+        Names of the columns in the data frame that was given to `fit`.
+    """
+
+    policy: Policy
+    transform: Callable[[Any], Any] | None
+    feature_names: NDArray[np.object_] | None
+
+    @property
+    def window_size(self) -> int:
+        """Number of states in a window."""
+        return self.policy.window_size
+
+    @property
+    def goal_dim(self) -> int:
+        """Number of columns of a goal."""
+        return getattr(self.policy, "goal_dim", 0)
+
+    def act(self, X: Array, *, random_state: Any = None) -> Array:
+        """Return one action per raw window, (n, T, d) or flat."""
+        rows: Any = X.reshape(len(X), -1)
+        if self.feature_names is not None and len(self.feature_names) == rows.shape[1]:
+            rows = _name_columns(rows, self.feature_names)
+        if self.transform is not None:
+            rows = self.transform(rows)
+        return self.policy.act(rows, random_state=random_state)
+
+
+def _name_columns(rows: Array, names: NDArray[np.object_]) -> Any:
+    """Return a data frame of a library that is there; the rows as they are without any."""
+    for library, argument in (("pandas", "columns"), ("polars", "schema")):
+        with suppress(ModuleNotFoundError):
+            return import_module(library).DataFrame(rows, **{argument: list(names)})
+    return rows
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer
 
 from skvdd import VDDDistiller
 from skvdd.evaluation import Evaluation, evaluate_policy, rollout_scorer, time_action
@@ -362,8 +362,8 @@ def test_counts_below_one_are_refused(name):
 
 def test_what_is_no_policy_is_refused():
     with refuses(
-        "policy must have act and window_size, got object without act and window_size. "
-        "Every policy of skvdd has them; wrap any other one.",
+        "policy must have act and window_size, or be a Pipeline that ends in what has them, got "
+        "object without act and window_size. Every policy of skvdd has them; wrap any other one.",
         TypeError,
     ):
         evaluate(object())
@@ -428,7 +428,7 @@ class Push(BaseEstimator):
 
     def act(self, X, *, random_state=None):
         noise = [[0.05 * rng.standard_normal()] for rng in random_state]
-        return self.force * np.sign(X[:, -1, :1]) + np.array(noise)
+        return self.force * np.sign(np.reshape(X, (len(X), -1))[:, :1]) + np.array(noise)
 
 
 ROWS = np.zeros((6, 2))
@@ -546,13 +546,12 @@ def test_a_distiller_is_searched_with_a_teacher_given_to_fit(routing):
     assert scorer(frozen, X) == scorer(search.best_estimator_, X) == search.best_score_
 
 
-def test_a_pipeline_cannot_be_rolled_out():
-    with refuses(
-        "policy must have act and window_size, got Pipeline without act and window_size. "
-        "Every policy of skvdd has them; wrap any other one.",
-        TypeError,
-    ):
-        rollout_scorer(LINE, 5)(make_pipeline(StandardScaler(), Push()).fit(ROWS), ROWS)
+def test_a_pipeline_is_scored_as_its_last_step_behind_the_others():
+    frozen = FrozenEstimator(Push())
+    reverse = FunctionTransformer(np.negative)
+    scorer = rollout_scorer(LINE, 5)
+    assert scorer(make_pipeline(FunctionTransformer(), frozen).fit(ROWS), ROWS) == 1.0
+    assert scorer(make_pipeline(reverse, frozen).fit(ROWS), ROWS) == 0.0
 
 
 @pytest.mark.parametrize("metric", ["entropy", "d3il", ["success_rate", "entropy"]])

@@ -294,7 +294,9 @@ def make_demonstrations():
 
 @pytest.mark.parametrize("name", ["mlp", "mixture"])
 def test_goals_of_demonstrations_tell_the_policy_where_to_go(name):
-    rows, actions, _ = make_demonstrations().goal_windows(2, goal_columns=[0], random_state=0)
+    rows, actions, _ = make_demonstrations().windows(
+        2, goal="future", goal_columns=[0], random_state=0
+    )
     policy = make_estimators(**LEARNING, goal_dim=1)[name].fit(rows, actions)
     start = np.zeros((1, 2, 2))
     left, right = (policy.predict(append_goals(start, [goal]))[0, 0] for goal in (-5.0, 5.0))

@@ -67,7 +67,7 @@ def load_demonstrations(
         - ``"sorting2"``, ``"sorting4"``, ``"sorting6"``: 176, 72 and 40 of
           `~skvdd.envs.sorting.Sorting`.
         - ``"blockpush"``: 270 of `~skvdd.envs.block_push.BlockPush`, which has goals:
-          ``demos.goal_windows(window_size, goal_columns=[0, 1, 3, 4])``.
+          ``demos.windows(window_size, goal="recorded")``.
     n_episodes : int or None, default=None
         The first so many; None is all that come with the library. Any beginning of a set spreads
         evenly over the behaviours. In ``"avoiding-longtail"`` and ``"avoiding-human"`` it is a
@@ -120,6 +120,17 @@ def cache_directory() -> Path:
 
     ``SKVDD_CACHE`` names it; otherwise it is ``skvdd`` in the user's cache directory, which is
     ``~/.cache`` (or ``XDG_CACHE_HOME``) on Linux. All in it can be deleted at any time.
+
+    Returns
+    -------
+    Path
+        The folder, which need not exist yet.
+
+    Examples
+    --------
+    >>> from skvdd.datasets import cache_directory
+    >>> cache_directory().is_absolute()
+    True
     """
     chosen = os.environ.get("SKVDD_CACHE")
     return Path(chosen) if chosen else user_cache_path("skvdd", appauthor=False)

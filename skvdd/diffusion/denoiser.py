@@ -82,7 +82,18 @@ class ContextDenoiser(nn.Module):
         return (self.config["n_actions"],)
 
     def context(self, states: Tensor) -> Tensor:
-        """Encode state windows (n, T, d) as contexts (n, h)."""
+        """Encode state windows, once for any number of actions.
+
+        Parameters
+        ----------
+        states : Tensor of shape (n, T, d)
+            Standardised states.
+
+        Returns
+        -------
+        Tensor of shape (n, h)
+            Their contexts.
+        """
         return self.encoder(states)
 
     def denoise(
@@ -110,7 +121,18 @@ class ContextDenoiser(nn.Module):
         return torch.addcmul(c_skip * actions, c_out, output)
 
     def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        r"""Return :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`, as `denoise` does."""
+        r"""Return the score :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`.
+
+        Parameters
+        ----------
+        context, actions, sigma : Tensor
+            As for `denoise`.
+
+        Returns
+        -------
+        Tensor of the shape of ``actions``
+            In standardised units.
+        """
         return (self.denoise(context, actions, sigma) - actions) / sigma[..., None].square()
 
     def residual(self, context: Tensor, actions: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

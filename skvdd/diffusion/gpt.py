@@ -150,7 +150,18 @@ class GPTDenoiser(nn.Module):
         return c_skip * noisy_actions + c_out * output
 
     def context(self, rows: Tensor) -> Tensor:
-        """Return the rows (n, T * d + n_goals) as they are: window, oldest first, then goals."""
+        """Return the rows as they are: nothing can be encoded without the actions.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, T * d + n_goals)
+            Windows, oldest state first, then goals.
+
+        Returns
+        -------
+        Tensor of shape (n, T * d + n_goals)
+            The same.
+        """
         return rows
 
     def denoise(
@@ -178,7 +189,18 @@ class GPTDenoiser(nn.Module):
         return c_skip * actions + c_out * self._answer(context, actions, sigma, target)
 
     def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        r"""Return :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`, as `denoise` does."""
+        r"""Return the score :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`.
+
+        Parameters
+        ----------
+        context, actions, sigma : Tensor
+            As for `denoise`.
+
+        Returns
+        -------
+        Tensor of the shape of ``actions``
+            In standardised units.
+        """
         gap = self.denoise(context, actions, sigma) - actions
         return gap / _like(sigma, actions).square()
 

@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
+from skvdd._sklearn import Interval, StrOptions, fit_context, is_fitted, with_callbacks
 from skvdd.base import (
     DensityPolicy,
     RandomStates,
@@ -37,7 +37,8 @@ from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.likelihood import flow_log_prob, likelihood_steps
 from skvdd.diffusion.noise import NOISE_DENSITIES, PROCESSES, SCHEDULES, NoiseLevels
 from skvdd.diffusion.samplers import SAMPLERS, STOCHASTIC, draw_actions
-from skvdd.training import Loss, Update, add_noise
+from skvdd.streaming import BLOCK, Rows
+from skvdd.training import Loss, Update, add_noise, batch_generator, draw
 
 NOISE_DRAWS = 4  # noise levels for each row of a minibatch: the state is encoded once for all
 EXACT_DIMENSIONS = 32  # up to which `log_prob` takes the divergence exactly
@@ -273,7 +274,7 @@ class DiffusionPolicy(DensityPolicy):
             Units of the actions.
         goal_mean, goal_scale : float or array-like of shape (g,) or None, default=None
             Units of the goal, ``g`` numbers of all its frames; ``None`` is those of the states.
-        schedule, sampler, n_steps, device
+        schedule, sampler, n_steps, device : as in the constructor
             Parameters of the policy.
 
         Returns
@@ -344,17 +345,39 @@ class DiffusionPolicy(DensityPolicy):
         FloatingPointError
             If the loss ceases to be finite.
         """
-        self._noise().check()
-        states, actions = self._check_training_data(X, y)
-        goes_on = self._goes_on()
-        self._begin_fit(n_stages=1)
-        rng = check_random_state(self.random_state)
-        if not goes_on:
-            self._fit_scalers(states, actions)
-            self.network_ = self._build(draw_seed(rng))
-        self._widen_action_range(actions)
-        self._learn(states, actions, draw_seed(rng))
-        return self._end_fit()
+        return self._fit(X, y, partial=False)
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Learn from more demonstrations: the first call is a `fit`, later ones go on from it.
+
+        Each call takes ``max_iter`` iterations, with a learning rate that rises and falls anew, on
+        the rows of this call alone: give old and new rows together if the old ones are not to be
+        forgotten. The units of states and actions stay those of the first call. ``history_`` and
+        ``n_iter_`` count on; with an integer ``random_state`` each call has random numbers of its
+        own.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
+            State windows, oldest state first, with the columns of the first call.
+        y : array-like of shape (n, d_a) or (n,)
+            The action taken after each window.
+
+        Returns
+        -------
+        self : DiffusionPolicy
+
+        Raises
+        ------
+        ValueError
+            If an argument or the data break a rule; before any training.
+        FloatingPointError
+            If the loss ceases to be finite.
+        """
+        with self._counting_on():
+            return self._fit(X, y, partial=True)
 
     def sample(
         self,
@@ -512,6 +535,20 @@ class DiffusionPolicy(DensityPolicy):
 
     # -- private steps ---------------------------------------------------------------------------
 
+    def _fit(self, X: ArrayLike, y: ArrayLike, *, partial: bool) -> Self:
+        self._noise().check()
+        states, actions = self._check_training_data(X, y, reset=not (partial and is_fitted(self)))
+        goes_on = self._goes_on(partial)
+        rng = self._begin_fit(1, states, actions, partial=partial)
+        if not goes_on:
+            self._fit_scalers(states, actions)
+            self.network_ = self._build(draw_seed(rng))
+        device = resolve_device(self.device)
+        action_rows = self._rows_of_actions(actions, device)
+        self._widen_action_range(action_rows)
+        self._learn(self._rows_of_states(states, device), action_rows, draw_seed(rng))
+        return self._end_fit()
+
     def _noise(self) -> NoiseLevels:
         return NoiseLevels(
             self.sde,
@@ -563,21 +600,18 @@ class DiffusionPolicy(DensityPolicy):
             sizes["encoder"] = self._encoder_config()
         return seeded_network(lambda: self._make_network(sizes), seed)
 
-    def _widen_action_range(self, actions: NDArray) -> None:
+    def _widen_action_range(self, actions: Rows) -> None:
         """Take new actions into the range of the data, which a fit that goes on has from before."""
-        low, high = self.network_.action_range
-        standard = self._standardise_actions(actions).to(low.device)
-        if torch.isfinite(low).all():
-            standard = torch.cat([standard, low[None], high[None]])
-        self.network_.action_range.copy_(torch.stack([standard.amin(0), standard.amax(0)]))
+        bounds = self.network_.action_range
+        ends = [torch.stack([rows.amin(0), rows.amax(0)]) for rows in actions.split(BLOCK)]
+        seen = torch.cat(ends).to(bounds.device)
+        if torch.isfinite(bounds).all():
+            seen = torch.cat([seen, bounds])
+        bounds.copy_(torch.stack([seen.amin(0), seen.amax(0)]))
 
-    def _learn(self, states: NDArray, actions: NDArray, seed: int) -> None:
-        device = resolve_device(self.device)
+    def _learn(self, state_rows: Rows, action_rows: Rows, seed: int) -> None:
         network = self._network()
-        generator = torch.Generator(device).manual_seed(seed)
-        state_rows = self._standardise_states(states).to(device)
-        action_rows = self._standardise_actions(actions).to(device)
-
+        generator = batch_generator(resolve_device(self.device), seed)
         levels = self._noise()
 
         def loss(rows: Tensor, progress: float) -> Loss:
@@ -585,8 +619,8 @@ class DiffusionPolicy(DensityPolicy):
                 add_noise(state_rows.index_select(0, rows), self.state_noise, generator)
             )
             clean = action_rows.index_select(0, rows)[:, None].expand(-1, NOISE_DRAWS, -1)
-            noise = torch.randn(clean.shape, generator=generator, device=device)
-            uniform = torch.rand(clean.shape[:2], generator=generator, device=device)
+            noise = draw(torch.randn, clean.shape, generator)
+            uniform = draw(torch.rand, clean.shape[:2], generator)
             sigma = levels.of_training(uniform)
             return Loss(network.residual(context, clean, noise, sigma).square().mean())
 
@@ -594,7 +628,7 @@ class DiffusionPolicy(DensityPolicy):
         self._train(
             network,
             [update],
-            len(states),
+            len(state_rows),
             stage="denoising",
             max_iter=self.max_iter,
             generator=generator,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,24 +19,26 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skvdd._sklearn import StrOptions, fixed_scaler
+from skvdd._sklearn import StrOptions, callbacks_of, fixed_scaler, is_fitted
 from skvdd.base import (
     MAX_ACTIONS,
     draw_seed,
     fit_state_scaler,
+    policy_digest,
     resolve_device,
     row_noise,
     row_scaler,
-    standardise,
 )
 from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.samplers import draw_actions
 from skvdd.diffusion.teacher import ScoreTeacher, StandardisedScore
+from skvdd.streaming import CONTEXT_BYTES, Contexts, Rows, StreamedContexts, fits, standard_rows
 
 SAMPLING_STEPS = 32  # with which a teacher is sampled
 
 Teacher = DiffusionPolicy | Pipeline | ScoreTeacher | FrozenEstimator
+READY = (FrozenEstimator, ScoreTeacher)  # given to the constructor, they are used as they are
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class TeacherView:
     ----------
     model : object
         Answers ``context(states)``, ``score(context, actions, sigma)`` and ``denoise``.
-    states : Tensor of shape (n, T * d + g)
+    states : Tensor of shape (n, T * d + g) or StreamedRows
         What ``context`` is given for each row of the training data.
     own_states : bool
         Whether these are the student's own standardised states (they are not behind a pipeline).
@@ -67,7 +71,7 @@ class TeacherView:
     """
 
     model: Any
-    states: Tensor
+    states: Rows
     own_states: bool
     encoder: dict[str, Any] | None
     noise_min: float
@@ -97,7 +101,8 @@ class TeacherMixin:
     _callback_fit_ctx: Any
     _check_training_data: Any
     _check_training_states: Any
-    _standardise_actions: Any
+    _rows_of_actions: Any
+    _rows_of_states: Any
 
     _teacher_constraints: ClassVar[dict[str, list[Any]]] = {
         "teacher": [DiffusionPolicy, Pipeline, FrozenEstimator, ScoreTeacher, None],
@@ -106,23 +111,47 @@ class TeacherMixin:
 
     # Lets `fit(..., teacher=...)` pass through meta-estimators when metadata routing is on.
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"teacher": True}
+    __metadata_request__partial_fit: ClassVar[dict[str, bool]] = {"teacher": True}
 
-    def _check_distillation_data(
-        self, X: ArrayLike, y: ArrayLike | None
-    ) -> tuple[NDArray, NDArray | None]:
-        """Validate ``(X, y)`` and return them as (n, T * d + g) and (n, d_a) or None."""
-        if y is not None:
-            return self._check_training_data(X, y)
-        return self._check_training_states(X), None
+    def _check_fit(
+        self, X: ArrayLike, y: ArrayLike | None, teacher: Any, partial: bool
+    ) -> tuple[NDArray, NDArray | None, Any]:
+        """Validate what a fit is given; return (n, T * d + g), (n, d_a) or None, and the teacher.
+
+        A `partial_fit` that goes on takes the teacher that the first call fitted.
+        """
+        goes_on = partial and is_fitted(self)
+        if goes_on and teacher is None and not isinstance(self.teacher, READY):
+            if not hasattr(self, "teacher_"):
+                raise ValueError(
+                    "teacher must be given to partial_fit, already fitted, if the first call was "
+                    "given one or the policy was loaded from a file: a teacher that were fitted "
+                    "now would have other units. Got None."
+                )
+            teacher = self.teacher_
+        if y is None:
+            return self._check_training_states(X, reset=not goes_on), None, teacher
+        return *self._check_training_data(X, y, reset=not goes_on), teacher
+
+    def _teacher_digest(self, teacher: Any) -> str | None:
+        """Return what tells a fitted teacher from others; None where one is to be fitted here."""
+        if teacher is None and isinstance(self.teacher, READY):
+            teacher = self.teacher
+        teacher = teacher.estimator if isinstance(teacher, FrozenEstimator) else teacher
+        policy = last_step(teacher)
+        if isinstance(policy, DiffusionPolicy) and is_fitted(policy):
+            return policy_digest(policy)
+        return None if teacher is None else type(teacher).__name__
 
     def _find_teacher(
         self, teacher: Any, X: ArrayLike, y: ArrayLike | None, rng: np.random.RandomState
     ) -> DiffusionPolicy | Pipeline | ScoreTeacher:
         """Return a fitted teacher; fits a clone of the constructor's if `fit` was given none."""
-        vars(self).pop("teacher_", None)
+        if teacher is None or teacher is not getattr(self, "teacher_", None):
+            vars(self).pop("teacher_", None)
         if teacher is None:
             teacher = self.teacher
-            if not isinstance(teacher, FrozenEstimator | ScoreTeacher):
+            if not isinstance(teacher, READY):
                 self.teacher_ = self._fit_teacher(teacher, X, y, rng)
                 self.interrupted_ = last_step(self.teacher_).interrupted_
                 return self.teacher_
@@ -149,8 +178,19 @@ class TeacherMixin:
         if last_step(teacher).random_state is None:
             last_step(teacher).random_state = draw_seed(rng)
         context = self._callback_fit_ctx.subcontext(task_name="teacher")
-        with context.propagate_callback_context(teacher):
+        with self._handing_on(last_step(teacher)), context.propagate_callback_context(teacher):
             return teacher.fit(X, y)
+
+    @contextmanager
+    def _handing_on(self, policy: DiffusionPolicy) -> Iterator[None]:
+        """Give a teacher, while it is fitted, those callbacks that want to know of it."""
+        own = callbacks_of(policy)
+        mine = [c for c in callbacks_of(self) if hasattr(c, "of_teacher")]
+        policy.set_callbacks(*own, *(callback.of_teacher(self) for callback in mine))
+        try:
+            yield
+        finally:
+            policy.set_callbacks(*own)
 
     def _view_teacher(self, teacher: Any, X: ArrayLike, states: NDArray) -> TeacherView:
         """Check a fitted teacher against the data and return the student's view of it."""
@@ -167,12 +207,16 @@ class TeacherMixin:
                 )
         own_states = policy is teacher
         teacher_states = policy._check_states(X if own_states else teacher[:-1].transform(X))
-        own_scaler = fit_state_scaler(states, self.window_size, self.goal_dim)
+        state_scaler = (
+            policy.state_scaler_
+            if own_states
+            else fit_state_scaler(states, self.window_size, self.goal_dim)
+        )
         model = copy.deepcopy(policy.network_).to(device).requires_grad_(False)
         levels = policy._noise()
         return TeacherView(
             model=model,
-            states=policy._standardise_states(teacher_states).to(device),
+            states=policy._rows_of_states(teacher_states, device),
             own_states=own_states,
             encoder=policy.network_.config.get("encoder") if own_states else None,
             noise_min=policy.noise_min,
@@ -180,7 +224,7 @@ class TeacherMixin:
             sigmas=levels.of_sampling(SAMPLING_STEPS),
             start_scale=levels.start_scale,
             bounds=(model.action_range[0], model.action_range[1]) if policy.sde == "vp" else None,
-            state_scaler=policy.state_scaler_ if own_states else own_scaler,
+            state_scaler=state_scaler,
             action_scaler=policy.action_scaler_,
             single_output=policy._single_output,
         )
@@ -206,13 +250,19 @@ class TeacherMixin:
             for own, its in units
         )
 
-    def _action_rows(self, view: TeacherView, actions: NDArray | None, seed: int) -> Tensor:
-        """Return the given actions, or else some of the teacher, standardised, on the device."""
+    def _state_rows(self, view: TeacherView, states: NDArray) -> Rows:
+        """Return the student's own states, standardised, for training."""
+        if view.own_states:  # in the units that both share
+            return view.states
+        return self._rows_of_states(states, resolve_device(self.device))
+
+    def _action_rows(self, view: TeacherView, actions: NDArray | None, seed: int) -> Rows:
+        """Return the given actions, or else some of the teacher, standardised, for training."""
         if actions is None:
             return sample_actions(view, seed)
-        return self._standardise_actions(actions).to(resolve_device(self.device))
+        return self._rows_of_actions(actions, resolve_device(self.device))
 
-    def _contexts(self, view: TeacherView) -> Tensor | None:
+    def _contexts(self, view: TeacherView) -> Contexts | None:
         """Return the teacher's contexts of all rows where they can be computed once for all."""
         # Noised states must be encoded anew in every step; those behind a pipeline cannot be.
         return encode(view) if self.state_noise == 0 or not view.own_states else None
@@ -241,32 +291,39 @@ def check_teacher(teacher: Any) -> None:
 
 def sample_actions(view: TeacherView, seed: int) -> Tensor:
     """Draw one action of the teacher for each row of its view, standardised, (n, d_a)."""
-    n = len(view.states)
     rng = np.random.RandomState(seed)
-    noise = torch.from_numpy(
-        row_noise(rng, n, (1, SAMPLING_STEPS, *view.model.action_shape))
-    ).float()
+    shape = (1, SAMPLING_STEPS, *view.model.action_shape)
     with torch.no_grad():
-        blocks = zip(view.states.split(MAX_ACTIONS), noise.split(MAX_ACTIONS), strict=True)
         actions = [
             draw_actions(
                 view.model,
                 states,
-                noise.to(states.device),
+                torch.from_numpy(row_noise(rng, len(states), shape)).float().to(states.device),
                 view.sigmas,
                 "euler_ancestral",
                 start_scale=view.start_scale,
                 bounds=view.bounds,
             )
-            for states, noise in blocks
+            for states in view.states.split(MAX_ACTIONS)
         ]
     return torch.cat(actions)[:, 0]
 
 
-def encode(view: TeacherView) -> Tensor:
-    """Return the teacher's contexts of all rows of its view, (n, h)."""
+def encode(view: TeacherView) -> Contexts:
+    """Return the teacher's contexts (n, h) of all rows of its view, streamed if too many."""
+    streamed = StreamedContexts(view.model.context, view.states)
+    n = len(view.states)
+    one = streamed.index_select(0, torch.zeros(1, dtype=torch.int64, device=view.states.device))
+    n_bytes = n * one.numel() * one.element_size()
+    if n_bytes > CONTEXT_BYTES and not fits(n_bytes, one.device):
+        return streamed
+    contexts = one.new_empty((n, *one.shape[1:]))
     with torch.no_grad():
-        return torch.cat([view.model.context(block) for block in view.states.split(MAX_ACTIONS)])
+        for start, block in zip(
+            range(0, n, MAX_ACTIONS), view.states.split(MAX_ACTIONS), strict=True
+        ):
+            contexts[start : start + len(block)] = view.model.context(block)
+    return contexts
 
 
 def _view_score(
@@ -282,7 +339,7 @@ def _view_score(
     tensors = (torch.tensor(unit, dtype=torch.float32, device=device) for unit in units)
     return TeacherView(
         model=StandardisedScore(teacher, *tensors, window_size=window_size, goal_dim=goal_dim),
-        states=standardise(columns, rows).to(device),
+        states=standard_rows(columns, rows, device),
         own_states=True,
         encoder=None,
         noise_min=teacher.noise_min,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from skvdd.distillation.generator import (
     heun_step,
     measure,
 )
-from skvdd.training import Loss
+from skvdd.training import Loss, draw
 
 
 @dataclass(frozen=True)
@@ -247,9 +248,7 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
         generator: torch.Generator,
     ) -> Loss:
         positive = levels[1:]  # a path ends at noise_min
-        n = torch.randint(
-            len(positive) - 1, actions.shape[:2], generator=generator, device=levels.device
-        )
+        n = draw(partial(torch.randint, len(positive) - 1), actions.shape[:2], generator)
         loss = consistency_loss(
             student,
             target,

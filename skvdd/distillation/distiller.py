@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 
 from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
-from skvdd.base import draw_seed, resolve_device, seeded_network
+from skvdd.base import continuation, draw_seed, resolve_device, seeded_network
 from skvdd.diffusion.noise import check_noise_range
 from skvdd.diffusion.teacher import ScoreTeacher
 from skvdd.distillation.base import TeacherMixin, TeacherView
@@ -22,7 +21,7 @@ from skvdd.distillation.vdd import Distillation
 from skvdd.mixture.base import BaseMixturePolicy
 from skvdd.mixture.em import em_update
 from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.training import Update
+from skvdd.training import Update, batch_generator
 
 BOUNDED = frozenset({"interval", "loguniform", "anneal"})  # noise choices that use the bounds
 
@@ -304,15 +303,60 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         FloatingPointError
             If a loss ceases to be finite.
         """
+        return self._fit(X, y, teacher, partial=False)
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: ArrayLike, y: ArrayLike | None = None, *, teacher: Any = None) -> Self:
+        """Distil in more states: the first call is a `fit`, later ones go on from its weights.
+
+        Each call takes ``max_iter`` iterations, with a learning rate that rises and falls anew, on
+        the rows of this call alone: give old and new rows together if the old ones are not to be
+        forgotten. Only the first call fits the experts by maximum likelihood. ``history_`` and
+        ``n_iter_`` count on; with an integer ``random_state`` each call has random numbers of its
+        own.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
+            State windows, oldest state first, with the columns of the first call.
+        y : array-like of shape (n, d_a) or (n,), or None, default=None
+            Demonstrated actions, as in `fit`.
+        teacher : DiffusionPolicy, Pipeline, FrozenEstimator or ScoreTeacher, default=None
+            A fitted teacher with the units of the first call's. ``None`` is the ``teacher_`` that
+            the first call fitted, as it is, or what the constructor was given to be used as it
+            is. Where the teacher is to learn as well, call its ``partial_fit``, which keeps its
+            units, and give it here; that needs a student with an encoder of its own
+            (``encoder="mlp"`` or ``"transformer"``).
+
+        Returns
+        -------
+        self : VDDDistiller
+
+        Raises
+        ------
+        ValueError
+            If an argument, the data or the teacher break a rule; before any training.
+        NotFittedError
+            If the teacher given here is not fitted.
+        FloatingPointError
+            If a loss ceases to be finite.
+        """
+        with self._counting_on():
+            return self._fit(X, y, teacher, partial=True)
+
+    # -- private steps ---------------------------------------------------------------------------
+
+    def _fit(self, X: ArrayLike, y: ArrayLike | None, teacher: Any, *, partial: bool) -> Self:
         check_noise_range(self.noise_min, self.noise_max)
-        states, actions = self._check_distillation_data(X, y)
-        self._begin_fit(n_stages=3)
-        rng = check_random_state(self.random_state)
+        states, actions, teacher = self._check_fit(X, y, teacher, partial)
+        digest = self._teacher_digest(teacher)
+        rng = self._begin_fit(3, states, actions, partial=partial, teacher=digest)
         view = self._view_teacher(self._find_teacher(teacher, X, y, rng), X, states)
         self._check_against_teacher(view, actions)
-        fresh = not self._goes_on()
+        fresh = not self._goes_on(partial)
         if not fresh:
-            self._check_same_teacher(view)
+            self._check_same_teacher(view, partial)
         else:
             self.state_scaler_, self.action_scaler_ = view.state_scaler, view.action_scaler
             self.network_ = self._build(view, draw_seed(rng))
@@ -321,8 +365,6 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             self._start_experts(steps, draw_seed(rng))
         self._distil(steps)
         return self._end_fit()
-
-    # -- private steps ---------------------------------------------------------------------------
 
     def _check_against_teacher(self, view: TeacherView, actions: NDArray | None) -> None:
         """Raise a ValueError where data or parameters do not fit the teacher."""
@@ -340,8 +382,8 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
                 "encoder='mlp'."
             )
 
-    def _check_same_teacher(self, view: TeacherView) -> None:
-        """Raise a ValueError if a warm start would mix the units or encoders of two teachers."""
+    def _check_same_teacher(self, view: TeacherView, partial: bool) -> None:
+        """Raise a ValueError if going on would mix the units or encoders of two teachers."""
         same = self._has_units_of(view)
         own = self.network_.encoder
         if same and not any(p.requires_grad for p in own.parameters()):
@@ -351,9 +393,10 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
                 for name, values in own.state_dict().items()
             )
         if not same:
+            goes_on, way_out = continuation(partial)
             raise ValueError(
-                "warm_start=True goes on with the teacher of the last fit, but this teacher has "
-                "other units or another encoder. Set warm_start=False."
+                f"{goes_on} with the teacher of the last fit, but this teacher has other units or "
+                f"another encoder. {way_out}"
             )
 
     def _build(self, view: TeacherView, seed: int) -> MixtureNetwork:
@@ -389,7 +432,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         return Distillation(
             network=self._network(),
             teacher=view.model,
-            states=self._standardise_states(states).to(device),
+            states=self._state_rows(view, states),
             actions=self._action_rows(view, demonstrated, sampling_seed),
             contexts=self._contexts(view),
             shares_encoder=not any(p.requires_grad for p in self.network_.encoder.parameters()),
@@ -401,7 +444,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             n_samples=self.n_samples,
             likelihood_weight=self.likelihood_weight,
             state_noise=self.state_noise,
-            generator=torch.Generator(device).manual_seed(training_seed),
+            generator=batch_generator(device, training_seed),
         )
 
     def _start_experts(self, steps: Distillation, seed: int) -> None:
@@ -411,7 +454,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
             scales = torch.ones(self.n_experts)
             steps.network.place_experts(torch.from_numpy(means).float(), scales)
             return
-        self._place_experts(steps.actions.cpu(), seed)
+        self._place_experts(steps.actions, seed)
         if self.init == "em":
             update = em_update(
                 steps.network,

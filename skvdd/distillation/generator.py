@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
 from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
@@ -25,6 +24,7 @@ from skvdd.base import (
     BasePolicy,
     RandomStates,
     check_n_samples,
+    continuation,
     draw_seed,
     resolve_device,
     row_noise,
@@ -39,7 +39,8 @@ from skvdd.diffusion.policy import NOISE_DRAWS
 from skvdd.diffusion.teacher import StandardisedScore
 from skvdd.distillation.base import TeacherMixin, TeacherView
 from skvdd.metrics import energy_score
-from skvdd.training import Loss, Update, add_noise
+from skvdd.streaming import Contexts, Rows
+from skvdd.training import Loss, Update, add_noise, batch_generator, draw
 
 RHO = 7.0  # spacing of the noise levels, that of EDM
 HUBER = 0.03  # where the pseudo-Huber distance turns from a square to a norm, standardised actions
@@ -133,20 +134,46 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
         FloatingPointError
             If a loss ceases to be finite.
         """
-        states, actions = self._check_distillation_data(X, y)
-        self._begin_fit(n_stages=2)
-        rng = check_random_state(self.random_state)
-        view = self._view_teacher(self._find_teacher(teacher, X, y, rng), X, states)
-        self._check_actions(view, actions)
-        self._check_encoder(view)
-        if self._goes_on():
-            self._check_same_teacher(view)
-        else:
-            self.state_scaler_, self.action_scaler_ = view.state_scaler, view.action_scaler
-            self.network_ = self._build(view, draw_seed(rng))
-        action_rows = self._action_rows(view, actions, draw_seed(rng))
-        self._distil(view, self._standardise_states(states), action_rows, draw_seed(rng))
-        return self._end_fit()
+        return self._fit(X, y, teacher, partial=False)
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: ArrayLike, y: ArrayLike | None = None, *, teacher: Any = None) -> Self:
+        """Distil in more states: the first call is a `fit`, later ones go on from its weights.
+
+        Each call takes ``max_iter`` iterations, with a learning rate that rises and falls anew, on
+        the rows of this call alone: give old and new rows together if the old ones are not to be
+        forgotten. ``history_`` and ``n_iter_`` count on; with an integer ``random_state`` each
+        call has random numbers of its own.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
+            State windows, oldest state first, with the columns of the first call.
+        y : array-like of shape (n, d_a) or (n,), or None, default=None
+            Demonstrated actions, as in `fit`.
+        teacher : DiffusionPolicy, Pipeline, FrozenEstimator or ScoreTeacher, default=None
+            A fitted teacher with the units and noise levels of the first call's. ``None`` is the
+            ``teacher_`` that the first call fitted, as it is, or what the constructor was given
+            to be used as it is. Where the teacher is to learn as well, call its ``partial_fit``,
+            which keeps its units, and give it here.
+
+        Returns
+        -------
+        self
+            The fitted student.
+
+        Raises
+        ------
+        ValueError
+            If an argument, the data or the teacher break a rule; before any training.
+        NotFittedError
+            If the teacher given here is not fitted.
+        FloatingPointError
+            If a loss ceases to be finite.
+        """
+        with self._counting_on():
+            return self._fit(X, y, teacher, partial=True)
 
     def sample(
         self,
@@ -258,6 +285,22 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
 
     # -- private steps ---------------------------------------------------------------------------
 
+    def _fit(self, X: ArrayLike, y: ArrayLike | None, teacher: Any, *, partial: bool) -> Self:
+        states, actions, teacher = self._check_fit(X, y, teacher, partial)
+        digest = self._teacher_digest(teacher)
+        rng = self._begin_fit(2, states, actions, partial=partial, teacher=digest)
+        view = self._view_teacher(self._find_teacher(teacher, X, y, rng), X, states)
+        self._check_actions(view, actions)
+        self._check_encoder(view)
+        if self._goes_on(partial):
+            self._check_same_teacher(view, partial)
+        else:
+            self.state_scaler_, self.action_scaler_ = view.state_scaler, view.action_scaler
+            self.network_ = self._build(view, draw_seed(rng))
+        action_rows = self._action_rows(view, actions, draw_seed(rng))
+        self._distil(view, self._state_rows(view, states), action_rows, draw_seed(rng))
+        return self._end_fit()
+
     def _make_network(self, config: dict[str, Any]) -> GeneratorNetwork:
         return GeneratorNetwork(**config)
 
@@ -268,14 +311,15 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
                 "ScoreTeacher, and not behind a Pipeline. Use encoder='mlp'."
             )
 
-    def _check_same_teacher(self, view: TeacherView) -> None:
-        """Raise a ValueError if a warm start would mix the units or noise of two teachers."""
+    def _check_same_teacher(self, view: TeacherView, partial: bool) -> None:
+        """Raise a ValueError if going on would mix the units or noise of two teachers."""
         config = self.network_.config
         noise = {name: getattr(view, name) for name in ("noise_min", "noise_max", "start_scale")}
         if not self._has_units_of(view) or noise != {name: config[name] for name in noise}:
+            goes_on, way_out = continuation(partial)
             raise ValueError(
-                "warm_start=True goes on with the teacher of the last fit, but this teacher has "
-                "other units or noise levels. Set warm_start=False."
+                f"{goes_on} with the teacher of the last fit, but this teacher has other units or "
+                f"noise levels. {way_out}"
             )
 
     def _build(self, view: TeacherView, seed: int) -> GeneratorNetwork:
@@ -303,10 +347,10 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
             "sigma_data": 1.0,
         }
 
-    def _distil(self, view: TeacherView, states: Tensor, actions: Tensor, seed: int) -> None:
+    def _distil(self, view: TeacherView, states: Rows, actions: Rows, seed: int) -> None:
         device = resolve_device(self.device)
         network = self._network()
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = batch_generator(device, seed)
         levels = karras(self.n_levels, view.noise_min, view.noise_max, RHO).flip(0)
         step = GeneratorStep(
             network=network,
@@ -314,14 +358,20 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
             target_decay=self.target_decay,
             teacher=view.model,
             objective=self._loss,
-            states=states.to(device),
+            states=states,
             actions=actions,
             contexts=self._contexts(view),
             levels=levels.float().to(device),
             state_noise=self.state_noise,
             generator=generator,
         )
-        update = Update(self._loss_name, step, list(network.parameters()), self.learning_rate)
+        update = Update(
+            self._loss_name,
+            step,
+            list(network.parameters()),
+            self.learning_rate,
+            memory=dict(step.target.named_parameters()),
+        )
         self._train(
             network,
             [update],
@@ -351,7 +401,7 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
 
 @dataclass(frozen=True)
 class GeneratorStep:
-    """The loss of an iteration, on data that lie on the device.
+    """The loss of an iteration.
 
     Parameters
     ----------
@@ -365,12 +415,12 @@ class GeneratorStep:
         Answers ``context(states)`` and ``denoise(context, actions, sigma)``.
     objective : callable
         `BaseGeneratorDistiller._loss`.
-    states : Tensor of shape (n, T * d + g)
+    states : Tensor of shape (n, T * d + g) or StreamedRows
         Standardised rows: state windows and goals.
-    actions : Tensor of shape (n, d_a)
+    actions : Tensor of shape (n, d_a) or StreamedRows
         A clean action in each state; standardised.
-    contexts : Tensor of shape (n, h) or None
-        The teacher's contexts, where they can be computed once for all.
+    contexts : Tensor of shape (n, h), StreamedContexts or None
+        The teacher's contexts, where those of a row are always the same.
     levels : Tensor of shape (n_levels + 1,)
         Noise levels, ascending from zero.
     state_noise : float
@@ -384,9 +434,9 @@ class GeneratorStep:
     target_decay: float
     teacher: Any
     objective: Objective
-    states: Tensor
-    actions: Tensor
-    contexts: Tensor | None
+    states: Rows
+    actions: Rows
+    contexts: Contexts | None
     levels: Tensor
     state_noise: float
     generator: torch.Generator
@@ -402,7 +452,7 @@ class GeneratorStep:
             else:
                 context = self.contexts.index_select(0, rows)
         actions = self.actions.index_select(0, rows)[:, None].expand(-1, NOISE_DRAWS, -1)
-        noise = torch.randn(actions.shape, generator=self.generator, device=actions.device)
+        noise = draw(torch.randn, actions.shape, self.generator)
         return self.objective(
             self.network.conditioned(states),
             target,

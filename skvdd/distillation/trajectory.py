@@ -26,7 +26,7 @@ from skvdd.distillation.generator import (
     heun_step,
     measure,
 )
-from skvdd.training import Loss
+from skvdd.training import Loss, draw
 
 Guess = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -67,6 +67,17 @@ def jump(guess: Guess, actions: Tensor, t: Tensor, s: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n, S, d_a)
+        Actions at level ``s``.
+
+    Examples
+    --------
+    A guess that the clean action is zero leaves the share ``s / t`` of the noisy one:
+
+    >>> import torch
+    >>> from skvdd.distillation.trajectory import jump
+    >>> start, t, s = torch.ones(1, 1, 2), torch.tensor([[2.0]]), torch.tensor([[0.5]])
+    >>> jump(lambda actions, t, s: torch.zeros_like(actions), start, t, s)
+    tensor([[[0.2500, 0.2500]]])
     """
     # The network is not asked at level zero, whose logarithm it takes: any other will do there.
     level = torch.where(t > 0, t, 1.0)
@@ -340,8 +351,7 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
         levels: Tensor,
         generator: torch.Generator,
     ) -> Loss:
-        shape = (2, *actions.shape[:2])
-        uniform = torch.rand(shape, generator=generator, device=levels.device)
+        uniform = draw(torch.rand, (2, *actions.shape[:2]), generator, dim=1)
         path, s = draw_jumps(uniform, levels, self.solver_steps)
         loss = trajectory_loss(
             student,

@@ -16,7 +16,8 @@ from skvdd.diffusion.noise import log_uniform
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.training import Loss, add_noise
+from skvdd.streaming import Contexts, Rows
+from skvdd.training import Loss, add_noise, draw
 
 # Actions that the teacher judges at once: what its layers hold for them stays in the cache.
 CACHED_ACTIONS = 1024
@@ -85,6 +86,19 @@ def expert_loss(
     Returns
     -------
     ExpertLoss
+        The objective and its parts.
+
+    Examples
+    --------
+    One standard normal expert, whose entropy is 1.419, and a teacher that is indifferent:
+
+    >>> import torch
+    >>> from skvdd.distillation.vdd import expert_loss
+    >>> from skvdd.nn.gaussian_mixture import GaussianMixture
+    >>> mixture = GaussianMixture(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1, 1))
+    >>> samples = torch.zeros(1, 1, 4, 1)
+    >>> print(f"{expert_loss(mixture, samples, torch.zeros_like(samples)).total:.3f}")
+    -1.419
     """
     score = (scores.detach() * samples).sum(dim=-1)  # eq. 7: gradient f . da/dphi
     log_responsibility = _own_log_responsibility(mixture.detach(), samples)  # eq. 15
@@ -134,6 +148,20 @@ def smoothed_expert_loss(
     Returns
     -------
     SmoothedLoss
+        The surrogate, and the gap between the scores.
+
+    Examples
+    --------
+    A teacher that is the same standard normal leaves no gap; noised by 1 its score is ``-a / 2``:
+
+    >>> import torch
+    >>> from skvdd.distillation.vdd import smoothed_expert_loss
+    >>> from skvdd.nn.gaussian_mixture import GaussianMixture
+    >>> mixture = GaussianMixture(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1, 1))
+    >>> samples = torch.ones(1, 1, 4, 1)
+    >>> loss = smoothed_expert_loss(mixture, samples, -samples / 2, torch.ones(1))
+    >>> bool(loss.gap.abs().max() < 1e-6)
+    True
     """
     smoothed = gm.smooth(mixture.detach(), sigma)
     own_score = gm.action_score(smoothed, samples.detach().flatten(1, 2)).view_as(samples)
@@ -166,6 +194,16 @@ def likelihood_loss(mixture: GaussianMixture, actions: Tensor, weight: Tensor) -
     Returns
     -------
     Tensor of shape ()
+        Mean over rows and experts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvdd.distillation.vdd import likelihood_loss
+    >>> from skvdd.nn.gaussian_mixture import GaussianMixture
+    >>> mixture = GaussianMixture(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1, 1))
+    >>> print(f"{likelihood_loss(mixture, torch.zeros(1, 1), torch.ones(1)):.3f}")  # ln(2 pi) / 2
+    0.919
     """
     component = gm.component_log_prob(mixture, actions[:, None])[:, 0]
     responsibility = torch.softmax(mixture.log_gate + component, dim=1).detach()  # eq. 15
@@ -186,6 +224,14 @@ def gating_loss(log_gate: Tensor, log_responsibilities: Tensor) -> Tensor:
     -------
     Tensor of shape ()
         Mean over rows and experts, as in the published code.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvdd.distillation.vdd import gating_loss
+    >>> even = torch.full((1, 2), 0.5).log()
+    >>> print(f"{gating_loss(even, even):.3f}")  # ln(2) / 2
+    0.347
     """
     return -(log_responsibilities.detach().exp() * log_gate).mean()
 
@@ -228,7 +274,7 @@ def noise_levels(
 
 @dataclass(frozen=True)
 class Distillation:
-    """Algorithm 1: the two steps of an iteration, on data that lie on the device.
+    """Algorithm 1: the two steps of an iteration.
 
     Parameters
     ----------
@@ -236,12 +282,12 @@ class Distillation:
         The student.
     teacher : object
         Answers ``context(states)`` and ``score(context, actions, sigma)``.
-    states : Tensor of shape (n, T * d + g)
+    states : Tensor of shape (n, T * d + g) or StreamedRows
         Standardised rows: state windows and goals.
-    actions : Tensor of shape (n, d_a)
+    actions : Tensor of shape (n, d_a) or StreamedRows
         An action of the teacher, or of those it imitates, in each state; standardised.
-    contexts : Tensor of shape (n, h) or None
-        The teacher's contexts, where they can be computed once for all.
+    contexts : Tensor of shape (n, h), StreamedContexts or None
+        The teacher's contexts, where those of a row are always the same.
     shares_encoder : bool
         Whether the student's encoder is the teacher's, frozen.
     objective, noise, weighting : str
@@ -260,9 +306,9 @@ class Distillation:
 
     network: MixtureNetwork
     teacher: Any
-    states: Tensor
-    actions: Tensor
-    contexts: Tensor | None
+    states: Rows
+    actions: Rows
+    contexts: Contexts | None
     shares_encoder: bool
     objective: str
     noise: str
@@ -303,7 +349,7 @@ class Distillation:
         actions = self.actions.index_select(0, rows)
         if self.objective == "published":
             return likelihood_loss(mixture, actions, torch.ones_like(sigma))
-        noise = torch.randn(actions.shape, generator=self.generator, device=actions.device)
+        noise = draw(torch.randn, actions.shape, self.generator)
         noised = actions + sigma[:, None] * noise
         return likelihood_loss(gm.smooth(mixture, sigma), noised, sigma)
 
@@ -338,11 +384,10 @@ class Distillation:
 
     def _normal(self, mixture: GaussianMixture) -> Tensor:
         n, n_experts, d_a = mixture.mean.shape
-        shape = (n, n_experts, self.n_samples, d_a)
-        return torch.randn(shape, generator=self.generator, device=mixture.mean.device)
+        return draw(torch.randn, (n, n_experts, self.n_samples, d_a), self.generator)
 
     def _uniform(self, n: int) -> Tensor:
-        return torch.rand(n, generator=self.generator, device=self.generator.device)
+        return draw(torch.rand, (n,), self.generator)
 
 
 def _own_log_responsibility(mixture: GaussianMixture, samples: Tensor) -> Tensor:

@@ -230,7 +230,18 @@ class Aligning(RobotTask):
 
     @classmethod
     def draw_context(cls, rng: np.random.Generator) -> Array:
-        """Draw x, y (m) and yaw (rad) of the tray, then of the target, (6,)."""
+        """Draw x, y (m) and yaw (rad) of the tray, then of the target.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of the draw.
+
+        Returns
+        -------
+        ndarray of shape (6,)
+            The context.
+        """
         return rng.uniform(START_MIN, START_MAX).ravel()
 
     def _begin(self, context: Array) -> None:

@@ -135,7 +135,9 @@ def build_model() -> mujoco.MjModel:
         <mujoco model="skvdd">
           <compiler angle="radian" autolimits="true"/>
           <option timestep="{TICK}" cone="elliptic" integrator="implicitfast"
-            gravity="0 0 {-WEIGHT * GRAVITY}"/>
+            gravity="0 0 {-WEIGHT * GRAVITY}">
+            <flag sleep="enable"/>
+          </option>
           <visual>
             <global offwidth="1024" offheight="1024"/>
             <headlight ambient="0.3 0.3 0.3" diffuse="0.3 0.3 0.3" specular="0 0 0"/>
@@ -332,7 +334,18 @@ class BlockPush(Task):
 
     @classmethod
     def draw_context(cls, rng: np.random.Generator) -> Array:
-        """Draw the poses of blocks and targets and the assignment, (13,)."""
+        """Draw the poses of blocks and targets and the assignment.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of the draw.
+
+        Returns
+        -------
+        ndarray of shape (13,)
+            The context.
+        """
         poses = np.empty((4, 3))
         poses[:2, :2] = _draw_apart(rng)
         poses[:2, 2] = rng.uniform(*BLOCK_YAW, 2)

@@ -235,7 +235,18 @@ class Pushing(RobotTask):
 
     @classmethod
     def draw_context(cls, rng: np.random.Generator) -> Array:
-        """Draw x, y (m) and yaw (rad) of the red cube, then of the green one, (6,)."""
+        """Draw x, y (m) and yaw (rad) of the red cube, then of the green one.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of the draw.
+
+        Returns
+        -------
+        ndarray of shape (6,)
+            The context.
+        """
         return rng.uniform(START_MIN, START_MAX).ravel()
 
     def _begin(self, context: Array) -> None:

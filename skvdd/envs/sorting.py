@@ -272,7 +272,18 @@ class Sorting(RobotTask):
 
     @classmethod
     def draw_context(cls, rng: np.random.Generator) -> Array:
-        """Draw the poses of the blocks, (3 n_blocks,), m and rad."""
+        """Draw the poses of the blocks.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of the draw.
+
+        Returns
+        -------
+        ndarray of shape (3 * n_blocks,)
+            x, y (m) and yaw (rad) of each.
+        """
         cells = np.array([(*cell, -MAX_YAW, MAX_YAW) for cell in CELLS])
         poses = rng.uniform(cells[:, ::2], cells[:, 1::2])
         return poses[rng.permutation(len(CELLS))[: cls.n_blocks]].ravel()

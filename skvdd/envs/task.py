@@ -80,7 +80,18 @@ class Task(gymnasium.Env[Array, Array], ABC):
 
     @classmethod
     def draw_context(cls, rng: np.random.Generator) -> Array:
-        """Draw how an episode starts, (context_size,)."""
+        """Draw how an episode starts.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of the draw.
+
+        Returns
+        -------
+        ndarray of shape (context_size,)
+            The context.
+        """
         return np.zeros(0)
 
     @abstractmethod
@@ -212,8 +223,8 @@ class RobotTask(Task):
 
     Parameters
     ----------
-    render_mode, width, height, camera
-        As in `Task`.
+    render_mode, width, height, camera : as in `Task`
+        Of pictures.
     """
 
     start_joints: ClassVar[tuple[float, ...]]  # rad

@@ -13,12 +13,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from skvdd._sklearn import Interval, StrOptions
-from skvdd.base import DensityPolicy, RandomStates, check_n_samples, row_noise
+from skvdd.base import DensityPolicy, RandomStates, check_n_samples, resolve_device, row_noise
 from skvdd.control.controller import Layout
 from skvdd.control.graphs import MixtureGraph
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
+from skvdd.streaming import Rows
 
 INITIAL_SCALE = 0.1  # least standard deviation of an expert at the start, in standardised actions
 CLUSTERED_ROWS = 20_000  # rows that k-means looks at: more do not move eight centres
@@ -206,12 +207,14 @@ class BaseMixturePolicy(DensityPolicy):
         values = actions.numpy()
         return values[..., 0] if self._single_output else values
 
-    def _place_experts(self, actions: Tensor, seed: int) -> None:
+    def _place_experts(self, actions: Rows, seed: int) -> None:
         """Start the experts at the clusters of standardised actions (n, d_a)."""
         rng = np.random.RandomState(seed)
-        points = actions.double().numpy()
-        if len(points) > CLUSTERED_ROWS:
-            points = points[rng.choice(len(points), CLUSTERED_ROWS, replace=False)]
+        chosen = np.arange(len(actions))
+        if len(actions) > CLUSTERED_ROWS:
+            chosen = rng.choice(len(actions), CLUSTERED_ROWS, replace=False)
+        index = torch.from_numpy(chosen).to(resolve_device(self.device))
+        points = actions.index_select(0, index).double().cpu().numpy()
         means, scales = _cluster(points, self.n_experts, rng)
         self.network_.place_experts(
             torch.from_numpy(means).float(), torch.from_numpy(scales).float()

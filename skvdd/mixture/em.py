@@ -12,6 +12,7 @@ from skvdd.mixture.imitation import ImitatingMixturePolicy
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
+from skvdd.streaming import Rows
 from skvdd.training import Loss, Update, add_noise
 
 
@@ -63,8 +64,8 @@ def em_loss(mixture: GaussianMixture, actions: Tensor) -> EMLoss:
 
 def em_update(
     network: MixtureNetwork,
-    states: Tensor,
-    actions: Tensor,
+    states: Rows,
+    actions: Rows,
     *,
     state_noise: float,
     learning_rate: float,
@@ -203,7 +204,7 @@ class GaussianMoEPolicy(ImitatingMixturePolicy):
         self.warm_start = warm_start
 
     def _update(
-        self, network: MixtureNetwork, states: Tensor, actions: Tensor, generator: torch.Generator
+        self, network: MixtureNetwork, states: Rows, actions: Rows, generator: torch.Generator
     ) -> Update:
         return em_update(
             network,

@@ -17,6 +17,7 @@ from skvdd.mixture.imitation import ImitatingMixturePolicy
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
+from skvdd.streaming import Rows
 from skvdd.training import Loss, Update, add_noise
 
 
@@ -115,8 +116,8 @@ class _Rounds:
     def __init__(
         self,
         network: MixtureNetwork,
-        states: Tensor,
-        actions: Tensor,
+        states: Rows,
+        actions: Rows,
         *,
         eta: float,
         round_iter: int,
@@ -126,11 +127,15 @@ class _Rounds:
         self.network, self.states, self.actions = network, states, actions
         self.eta, self.round_iter = eta, round_iter
         self.state_noise, self.generator = state_noise, generator
-        self.n_steps = 0
-        even = -math.log(network.n_experts)
-        self.curriculum = Curriculum(
-            *(states.new_full((len(states), network.n_experts), even),) * 2
-        )
+        self.n_steps = torch.zeros((), dtype=torch.int64)
+        shape, share = (len(states), network.n_experts), -math.log(network.n_experts)
+        even = torch.full(shape, share, device=generator.device)
+        self.curriculum = Curriculum(even, even.clone())
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """What is kept from step to step, changed in place."""
+        return {"n_steps": self.n_steps, **vars(self.curriculum)}
 
     def step(self, rows: Tensor, progress: float) -> Loss:
         """Return the objective on some rows."""
@@ -148,11 +153,14 @@ class _Rounds:
     @torch.no_grad()
     def _advance(self) -> None:
         """Weigh all rows by what the experts say of them now."""
-        blocks = zip(self.states.split(MAX_ACTIONS), self.actions.split(MAX_ACTIONS), strict=True)
-        component = torch.cat(
-            [gm.component_log_prob(self.network(s), a[:, None])[:, 0] for s, a in blocks]
-        )
-        self.curriculum = next_curriculum(component, self.curriculum.log_responsibility, self.eta)
+        curriculum = (self.curriculum.log_weight, self.curriculum.log_responsibility)
+        parts = (self.states, self.actions, *curriculum)
+        for block in zip(*(part.split(MAX_ACTIONS) for part in parts), strict=True):
+            states, actions, log_weight, log_responsibility = block
+            component = gm.component_log_prob(self.network(states), actions[:, None])[:, 0]
+            earned = next_curriculum(component, log_responsibility, self.eta)
+            log_weight.copy_(earned.log_weight)  # into the whole: blocks are views
+            log_responsibility.copy_(earned.log_responsibility)
 
 
 class IMCPolicy(ImitatingMixturePolicy):
@@ -293,7 +301,7 @@ class IMCPolicy(ImitatingMixturePolicy):
         self.warm_start = warm_start
 
     def _update(
-        self, network: MixtureNetwork, states: Tensor, actions: Tensor, generator: torch.Generator
+        self, network: MixtureNetwork, states: Rows, actions: Rows, generator: torch.Generator
     ) -> Update:
         rounds = _Rounds(
             network,
@@ -305,4 +313,6 @@ class IMCPolicy(ImitatingMixturePolicy):
             generator=generator,
         )
         parameters = [p for p in network.parameters() if p.requires_grad]
-        return Update("curriculum_nll", rounds.step, parameters, self.learning_rate)
+        return Update(
+            "curriculum_nll", rounds.step, parameters, self.learning_rate, memory=rounds.memory
+        )

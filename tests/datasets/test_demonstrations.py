@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from io import UnsupportedOperation
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,22 @@ def make_set(dtype=np.float64):
             Episode(np.stack([steps, -steps], axis=1).astype(dtype), steps[:, None], behavior)
         )
     return Demonstrations(episodes, name="toy", metadata={"seed": 3, "units": ["m", None]})
+
+
+def with_goals():
+    """The same, and goals that tell where they belong too, pictures, and a file of each."""
+    episodes = [
+        Episode(
+            episode.states,
+            episode.actions,
+            episode.behavior,
+            episode.states[:, :1] + np.array([0.25, 0.5, 0.75]),
+            {"hand": [f"hand/{number}/{i}.jpg" for i in range(len(episode))]},
+            {"file": f"{number}.pkl"},
+        )
+        for number, episode in enumerate(make_set())
+    ]
+    return Demonstrations(episodes, name="toy", metadata={"seed": 3})
 
 
 # -- windows --------------------------------------------------------------------------------
@@ -127,7 +144,7 @@ def test_goals_lie_in_the_future_of_the_same_episode():
         Episode(1000.0 * i + np.arange(len(episode))[:, None], episode.actions)
         for i, episode in enumerate(demos)
     ]
-    rows, actions, groups = Demonstrations(numbered).goal_windows(random_state=0)
+    rows, actions, groups = Demonstrations(numbered).windows(goal="future", random_state=0)
     own, goal = rows.T
     last = 1000.0 * groups + np.array([len(episode) for episode in demos])[groups] - 1
     assert (goal[own < last] > own[own < last]).all()
@@ -142,7 +159,7 @@ def test_goals_are_uniform_over_the_future(row):
     steps = np.arange(8.0)[:, None]
     demos = Demonstrations([Episode(steps, steps), Episode(steps - 100, steps)])
     rng = np.random.RandomState(0)
-    goals = [demos.goal_windows(random_state=rng)[0][row, 1] for _ in range(3000)]
+    goals = [demos.windows(goal="future", random_state=rng)[0][row, 1] for _ in range(3000)]
     reached, counts = np.unique(goals, return_counts=True)
     assert reached.tolist() == list(range(row + 1, 8))
     assert chisquare(counts).pvalue > 0.01
@@ -151,25 +168,25 @@ def test_goals_are_uniform_over_the_future(row):
 def test_goal_rows_begin_with_the_window_and_end_with_columns_of_a_state():
     demos = make_set()
     windows, _, _ = demos.windows(window_size=3)
-    rows, _, _ = demos.goal_windows(3, random_state=0)
+    rows, _, _ = demos.windows(3, goal="future", random_state=0)
     assert rows.shape == (5, 8)
     np.testing.assert_array_equal(rows[:, :6], windows.reshape(5, 6))
     np.testing.assert_array_equal(rows[:, 7], -rows[:, 6])
-    chosen, _, _ = demos.goal_windows(3, goal_columns=[-1], random_state=0)
+    chosen, _, _ = demos.windows(3, goal="future", goal_columns=[-1], random_state=0)
     np.testing.assert_array_equal(chosen, rows[:, [0, 1, 2, 3, 4, 5, 7]])
-    swapped, _, _ = demos.goal_windows(3, goal_columns=np.array([1, 0]), random_state=0)
+    swapped, _, _ = demos.windows(3, goal="future", goal_columns=np.array([1, 0]), random_state=0)
     np.testing.assert_array_equal(swapped, rows[:, [0, 1, 2, 3, 4, 5, 7, 6]])
 
 
 def test_goals_follow_the_seed():
     demos = load_demonstrations("avoiding", 2)
-    one, again, other = (demos.goal_windows(random_state=seed)[0] for seed in (0, 0, 1))
+    one, again, other = (demos.windows(goal="future", random_state=seed)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
 
 
 def test_goals_keep_the_precision():
-    assert make_set(np.float32).goal_windows(2)[0].dtype == np.float32
+    assert make_set(np.float32).windows(2, goal="future")[0].dtype == np.float32
 
 
 @pytest.mark.parametrize("columns", [[], [[0]], [0.0], [True, False], 0, "ab"])
@@ -178,18 +195,53 @@ def test_goal_columns_that_are_no_numbers_are_refused(columns):
         "goal_columns must be a sequence of at least one column number, or None for all; got "
         f"{columns!r}."
     ):
-        make_set().goal_windows(goal_columns=columns)
+        make_set().windows(goal="future", goal_columns=columns)
 
 
 @pytest.mark.parametrize("column", [2, -3])
 def test_goal_columns_out_of_range_are_refused(column):
     with refused(f"goal_columns must lie within the 2 columns of a state, got {column}."):
-        make_set().goal_windows(goal_columns=[0, column])
+        make_set().windows(goal="future", goal_columns=[0, column])
 
 
 def test_a_wrong_window_size_is_refused_with_goals_too():
     with refused("window_size must be an integer of at least 1, got 0."):
-        make_set().goal_windows(0)
+        make_set().windows(0, goal="future")
+
+
+def test_recorded_goals_follow_their_windows():
+    demos = with_goals()
+    rows, actions, groups = demos.windows(2, goal="recorded")
+    assert rows.shape == (5, 2 * 2 + 3)
+    np.testing.assert_array_equal(rows[:, :4], demos.windows(2)[0].reshape(5, 4))
+    np.testing.assert_array_equal(rows[:, 4:] - actions, np.tile([0.25, 0.5, 0.75], (5, 1)))
+    assert groups.tolist() == [0, 0, 0, 1, 1]
+    chosen, _, _ = demos.windows(2, goal="recorded", goal_columns=[-1, 0])
+    np.testing.assert_array_equal(chosen, rows[:, [0, 1, 2, 3, 6, 4]])
+
+
+def test_recorded_goals_have_to_be_there():
+    with refused(
+        "goal='recorded' needs episodes with goals, and these have none; 'future' takes states "
+        "that were reached later."
+    ):
+        make_set().windows(goal="recorded")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"goal": "past"}, "goal must be 'future', 'recorded' or None, got 'past'."),
+        ({"goal_columns": [0]}, "goal_columns choose from a goal, so goal must not be None."),
+        (
+            {"goal": "recorded", "goal_columns": [3]},
+            "goal_columns must lie within the 3 columns of a goal, got 3.",
+        ),
+    ],
+)
+def test_wrong_goals_are_refused(arguments, message):
+    with refused(message):
+        with_goals().windows(**arguments)
 
 
 # -- the container ----------------------------------------------------------------------------
@@ -211,24 +263,33 @@ def test_representations_are_one_line():
     assert repr(demos[0]) == "Episode(3 steps, 2 states, 1 actions, behavior='left')"
 
 
-def test_describe_lists_behaviours_with_their_lengths():
-    assert make_set().describe() == (
-        "Demonstrations('toy', 2 episodes, 5 rows, 2 states, 1 action)\n"
-        "    behavior  episodes  shortest  longest\n"
-        "        left         1         3        3\n"
-        "       right         1         2        2"
+def test_describe_lists_behaviours_and_ranges():
+    assert make_set().describe().splitlines() == [
+        "Demonstrations('toy', 2 episodes, 5 rows, 2 states, 1 action)",
+        "    behavior  episodes   share  shortest  longest",
+        "        left         1   50.0%         3        3",
+        "       right         1   50.0%         2        2",
+        "",
+        "            minimum       mean    maximum",
+        "state 0          10       14.8         21",
+        "state 1         -21      -14.8        -10",
+        "action 0         10       14.8         21",
+    ]
+
+
+def test_describe_names_the_columns_that_the_metadata_name():
+    named = Demonstrations(
+        with_goals().episodes, metadata={"states": ["x", "y"], "actions": ["too", "many"]}
     )
+    labels = [line.split("  ")[0] for line in named.describe().splitlines()[6:]]
+    assert labels == ["state 0, x", "state 1, y", "action 0", *(f"goal {i}" for i in range(3))]
 
 
 def test_describe_bears_mixed_and_missing_behaviours():
     one = np.ones((1, 1))
     demos = Demonstrations([Episode(one, one, b) for b in (None, 3, "a", 2, None)])
-    assert [line.split()[0] for line in demos.describe().splitlines()[2:]] == [
-        "None",
-        "2",
-        "3",
-        "a",
-    ]
+    table = demos.describe().split("\n\n")[0]
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["None", "2", "3", "a"]
 
 
 def test_a_subset_shares_episodes_and_keeps_the_order_given():
@@ -238,6 +299,101 @@ def test_a_subset_shares_episodes_and_keeps_the_order_given():
     assert (subset.name, subset.metadata) == (demos.name, demos.metadata)
     subset.metadata["seed"] = 4
     assert demos.metadata["seed"] == 3
+
+
+def test_a_subset_is_chosen_by_slice_mask_and_behaviour():
+    one = np.ones((1, 1))
+    demos = Demonstrations([Episode(one, one, b) for b in ("a", "b", None, "a", 4)])
+    assert demos.subset(slice(1, None, 2)).behaviors == ("b", "a")
+    assert demos.subset(np.array([True, False, True, False, False])).behaviors == ("a", None)
+    assert demos.subset(behaviors="a").behaviors == ("a", "a")
+    assert demos.subset(behaviors=4).behaviors == (4,)
+    assert demos.subset(behaviors=["b", None]).behaviors == ("b", None)
+    assert demos.subset([4, 3, 0], behaviors=["a"]).episodes == (demos[3], demos[0])
+    assert demos[-2:].episodes == demos.episodes[-2:]
+    assert demos[::2].name == demos.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"indices": [True]},
+            "indices that are a mask must have 2 entries, one for each episode, got 1.",
+        ),
+        (
+            {"behaviors": ["left", "up", 3]},
+            "behaviors must be among those that the episodes show, got 'up', 3.",
+        ),
+        (
+            {"indices": [0], "behaviors": "right"},
+            "Demonstrations need at least one episode, got none.",
+        ),
+        ({"indices": []}, "Demonstrations need at least one episode, got none."),
+    ],
+)
+def test_a_subset_that_is_none_is_refused(arguments, message):
+    with refused(message):
+        make_set().subset(**arguments)
+
+
+@pytest.mark.parametrize(("test_size", "n_test"), [(0.25, 24), (10, 10)])
+def test_a_split_parts_the_episodes(test_size, n_test):
+    demos = load_demonstrations()
+    train, test = demos.split(test_size, random_state=0)
+    assert len(test) == n_test
+    assert {*train.episodes, *test.episodes} == set(demos.episodes)
+    assert len(train) + len(test) == len(demos)
+    order = [demos.episodes.index(episode) for episode in test]
+    assert order == sorted(order)
+    again, other = (demos.split(test_size, random_state=seed)[1] for seed in (0, 1))
+    assert again.episodes == test.episodes != other.episodes
+
+
+def test_a_split_can_keep_the_shares_of_behaviours():
+    one = np.ones((1, 1))
+    demos = Demonstrations([Episode(one, one, b) for b in 12 * ["a"] + 6 * [None]])
+    for seed in range(5):
+        _, test = demos.split(6, stratify=True, random_state=seed)
+        assert Counter(test.behaviors) == {"a": 4, None: 2}
+    shares = {Counter(demos.split(6, random_state=seed)[1].behaviors)["a"] for seed in range(5)}
+    assert len(shares) > 1
+
+
+def test_a_split_by_single_behaviours_is_refused():
+    with refused(
+        "stratify needs at least two episodes of each behaviour, got one of 'left', 'right'."
+    ):
+        make_set().split(1, stratify=True)
+
+
+def test_sets_are_put_together():
+    demos = make_set()
+    both = demos + demos
+    assert (both.name, both.metadata) == (demos.name, demos.metadata)
+    assert both.episodes == demos.episodes + demos.episodes
+    other = Demonstrations(demos.episodes[:1], "other", {"seed": 4})
+    three = demos + other + demos
+    assert three.name == "toy + other + toy"
+    assert three.metadata == {
+        "parts": [
+            {"name": "toy", "n_episodes": 2, "metadata": demos.metadata},
+            {"name": "other", "n_episodes": 1, "metadata": {"seed": 4}},
+            {"name": "toy", "n_episodes": 2, "metadata": demos.metadata},
+        ]
+    }
+
+
+def test_names_of_columns_survive_where_both_have_them():
+    one = Demonstrations(make_set().episodes, "one", {"states": ["x", "y"], "actions": ["dx"]})
+    two = Demonstrations(make_set().episodes, "two", {"states": ["x", "y"], "actions": ["dy"]})
+    assert (one + two).metadata["states"] == ["x", "y"]
+    assert "actions" not in (one + two).metadata
+
+
+def test_only_sets_are_put_together():
+    with pytest.raises(TypeError):
+        make_set() + 1
 
 
 def test_a_subset_out_of_range_is_refused():
@@ -295,6 +451,58 @@ def test_wrong_episodes_are_refused(states, actions, message):
         Episode(states, actions)
 
 
+def test_an_episode_keeps_goals_pictures_and_metadata():
+    episode = with_goals()[1]
+    assert episode.goals.tolist() == [[20.25, 20.5, 20.75], [21.25, 21.5, 21.75]]
+    assert episode.images == {"hand": ("hand/1/0.jpg", "hand/1/1.jpg")}
+    assert episode.metadata == {"file": "1.pkl"}
+    with pytest.raises(ValueError, match="read-only"):
+        episode.goals[0] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"goals": np.ones((2, 1))}, "goals of an episode must be as many as its 3 states, got 2."),
+        (
+            {"goals": np.ones(3)},
+            "goals of an episode must be a table with one row per decision and at least one row "
+            "and column, got shape (3,).",
+        ),
+        (
+            {"images": {"hand": ["0.jpg"]}},
+            "images of 'hand' of an episode must be as many as its 3 states, got 1.",
+        ),
+    ],
+)
+def test_wrong_goals_and_pictures_are_refused(extra, message):
+    with refused(message):
+        Episode(np.ones((3, 1)), np.ones((3, 1)), **extra)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (
+            {},
+            {"goals": np.ones((1, 2))},
+            "All episodes must have goals of the same number of columns, or none; episode 0 has 0 "
+            "columns, episode 1 has 2.",
+        ),
+        (
+            {"images": {"hand": ["0.jpg"]}},
+            {"images": {"eye": ["0.jpg"]}},
+            "All episodes must have images of the same cameras; episode 0 has ['hand'], episode 1 "
+            "has ['eye'].",
+        ),
+    ],
+)
+def test_episodes_with_other_goals_or_cameras_are_refused(one, other, message):
+    table = np.ones((1, 1))
+    with refused(message):
+        Demonstrations([Episode(table, table, **one), Episode(table, table, **other)])
+
+
 def test_a_behaviour_has_to_be_plain():
     with refused("behavior must be a str, an int or None, got (1, 2).", TypeError):
         Episode(np.zeros((1, 1)), np.zeros((1, 1)), (1, 2))
@@ -329,6 +537,65 @@ def test_a_file_gives_back_what_was_saved(tmp_path, dtype):
         assert one.states.dtype == dtype
         np.testing.assert_array_equal(one.states, other.states)
         np.testing.assert_array_equal(one.actions, other.actions)
+
+
+@pytest.mark.parametrize("options", [{}, {"compressed": False}])
+def test_a_file_keeps_goals_pictures_and_metadata(tmp_path, options):
+    with_goals().save(tmp_path / "toy.npz", **options)
+    for one, other in zip(Demonstrations.load(tmp_path / "toy.npz"), with_goals(), strict=True):
+        np.testing.assert_array_equal(one.goals, other.goals)
+        assert (one.images, one.metadata, one.behavior) == (
+            other.images,
+            other.metadata,
+            other.behavior,
+        )
+
+
+def root_of(array):
+    """Return the array that another one is a view of, in the end."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def test_a_file_can_be_mapped_instead_of_read(tmp_path):
+    path = tmp_path / "toy.npz"
+    with_goals().save(path, compressed=False)
+    demos = Demonstrations.load(path, mmap_mode="r")
+    for episode in demos.subset([1]):
+        for table in (episode.states, episode.actions, episode.goals):
+            assert isinstance(root_of(table), np.memmap)
+            with pytest.raises(ValueError, match="read-only"):
+                table[0] = 1.0
+    for goal in (None, "recorded"):
+        for one, other in zip(
+            demos.windows(2, goal=goal), with_goals().windows(2, goal=goal), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+    assert demos.describe() == with_goals().describe()
+    assert not isinstance(root_of(Demonstrations.load(path)[0].states), np.memmap)
+
+
+def test_a_compressed_file_cannot_be_mapped(tmp_path):
+    path = tmp_path / "toy.npz"
+    make_set().save(path)
+    with refused(
+        f"{path} is compressed, and such files cannot be memory-mapped: save the set with "
+        "compressed=False, or load it without mmap_mode.",
+        UnsupportedOperation,
+    ):
+        Demonstrations.load(path, mmap_mode="r")
+
+
+def test_a_file_is_mapped_for_reading_only(tmp_path):
+    with refused("mmap_mode must be 'r' or None, got 'r+'."):
+        Demonstrations.load(tmp_path / "toy.npz", mmap_mode="r+")
+
+
+def test_files_of_version_1_are_read(tmp_path):
+    archive(tmp_path / "toy.npz")
+    (episode,) = Demonstrations.load(tmp_path / "toy.npz")
+    assert (len(episode), episode.goals, episode.images, episode.metadata) == (2, None, None, {})
 
 
 def test_equal_sets_make_equal_files(tmp_path):
@@ -382,20 +649,27 @@ def archive(path, **changes):
     ("changes", "reason"),
     [
         ({"header": {"format": "other"}}, "format 'other', version 1"),
-        ({"header": {"version": 2}}, "format 'skvdd-demonstrations', version 2"),
-        ({"lengths": [3]}, "lengths add up to 3 rows, found 2 of states and 2 of actions"),
+        ({"header": {"version": 3}}, "format 'skvdd-demonstrations', version 3"),
+        (
+            {"lengths": [3]},
+            "lengths add up to 3 rows, found 2 of states, 2 of actions and 2 of goals",
+        ),
         (
             {"actions": np.ones((1, 1))},
-            "lengths add up to 2 rows, found 2 of states and 1 of actions",
+            "lengths add up to 2 rows, found 2 of states, 1 of actions and 2 of goals",
         ),
-        ({"states": None}, "'states is not a file in the archive'"),
+        (
+            {"goals": np.ones((3, 1))},
+            "lengths add up to 2 rows, found 2 of states, 2 of actions and 3 of goals",
+        ),
+        ({"states": None}, "'states' is not in the archive"),
         (
             {"states": np.full((2, 1), np.inf)},
             "states of an episode must be finite, got NaN or infinity in row 0.",
         ),
         (
             {"states": np.array([["a"], ["b"]], dtype=object)},
-            "Object arrays cannot be loaded when allow_pickle=False",
+            "states holds objects instead of numbers",
         ),
     ],
 )
@@ -403,8 +677,8 @@ def test_foreign_archives_are_refused(tmp_path, changes, reason):
     path = tmp_path / "toy.npz"
     archive(path, **changes)
     with refused(
-        f"{path} is damaged, or not a demonstrations file of version 1 as Demonstrations.save "
-        f"writes it ({reason})"
+        f"{path} is damaged, or not a demonstrations file of version 1 or 2 as "
+        f"Demonstrations.save writes it ({reason})"
     ):
         Demonstrations.load(path)
 
@@ -420,7 +694,7 @@ def test_other_files_are_refused(tmp_path, content):
 def test_a_plain_array_is_refused(tmp_path):
     path = tmp_path / "toy.npy"
     np.save(path, np.zeros(3))
-    with pytest.raises(ValueError, match=r"\(not an .npz archive\)$"):
+    with pytest.raises(ValueError, match=r"\(File is not a zip file\)$"):
         Demonstrations.load(path)
 
 

@@ -50,12 +50,12 @@ def test_a_longer_set_is_recorded_once(folder, recorded):
     assert_same(longer.subset(range(132)), load_demonstrations("pushing"))
     assert_same(load_demonstrations("pushing", 134), longer)
     assert recorded == [132, 133]
-    assert [path.name for path in folder.iterdir()] == ["pushing-v1-134.npz"]
+    assert [path.name for path in folder.iterdir()] == ["pushing-v2-134.npz"]
 
 
 def test_a_damaged_file_is_recorded_anew(folder, recorded):
     longer = load_demonstrations("pushing", 133)
-    path = folder / "pushing-v1-133.npz"
+    path = folder / "pushing-v2-133.npz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

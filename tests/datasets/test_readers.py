@@ -1,4 +1,4 @@
-"""Readers of published files: what they read, and what they refuse."""
+"""Lists of contexts: what is read, and what is refused."""
 
 import os
 import pickle
@@ -33,7 +33,7 @@ def path(tmp_path):
     return tmp_path / "contexts.pkl"
 
 
-@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_contexts_come_in_metres_and_radians(path, protocol):
     contexts = read_contexts(write(path, [entry(row) for row in DEGREES], protocol))
     assert contexts.dtype == np.float64
@@ -59,32 +59,22 @@ def test_a_context_starts_an_episode(path):
     np.testing.assert_allclose(observation[16:20], parts[3], atol=1e-6)
 
 
-class Malicious:
-    def __init__(self, marker):
-        self.marker = marker
+def test_contexts_of_any_number_of_objects_are_read(path):
+    """Stacking and Sorting publish a pair for each object."""
+    pairs = [(parts[:2], parts[2:]) * 3 for parts in map(entry, DEGREES)]
+    contexts = read_contexts(write(path, pairs))
+    assert contexts.shape == (2, 18)
+    np.testing.assert_array_equal(
+        contexts[:, :6], read_contexts(write(path, list(map(entry, DEGREES))))
+    )
+    np.testing.assert_array_equal(contexts[:, 6:12], contexts[:, :6])
 
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
-
-def test_a_malicious_file_is_refused_before_anything_happens(path, tmp_path):
-    marker = tmp_path / "executed"
-    write(path, [entry(DEGREES[0]), Malicious(marker)])
+def test_a_file_that_asks_for_more_is_refused(path):
     with pytest.raises(
-        ValueError, match=r"contexts\.pkl cannot be read: it asks for \w+\.mkdir, and only NumPy"
+        ValueError, match=r"contexts\.pkl cannot be read: it asks for \w+\.system, and only NumPy"
     ):
-        read_contexts(path)
-    assert not marker.exists()
-    pickle.loads(path.read_bytes())  # the file does what it should not, elsewhere
-    assert marker.exists()
-
-
-@pytest.mark.parametrize("name", [b"os\nsystem", b"builtins\neval", b"numpy\nload"])
-def test_functions_are_not_even_looked_up(path, name):
-    path.write_bytes(b"c" + name + b"\n.")
-    asked = re.escape(name.decode().replace("\n", "."))
-    with pytest.raises(ValueError, match=f"it asks for {asked}, and only NumPy arrays"):
-        read_contexts(path)
+        read_contexts(write(path, [entry(DEGREES[0]), os.system]))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps([entry(DEGREES[0])])[:60]])
@@ -99,18 +89,23 @@ def test_a_broken_file_is_refused(path, content):
     [
         ({"a": 1}, "must hold a list of contexts, got dict."),
         ([], "must hold a list of contexts, got list without entries."),
-        (["env_000_00.pkl"], "Entry 0 has no such structure."),
-        ([entry(DEGREES[0]), entry(DEGREES[0])[:2]], "Entry 1 has shapes [(3,), (4,)]."),
-        ([[np.zeros(4), np.zeros(3)] * 2], "Entry 0 has shapes [(4,), (3,), (4,), (3,)]."),
-        ([[[1, 2, 3]] * 4], "Entry 0 has no such structure."),
-        ([[np.array(["a"] * 3)] * 4], "Entry 0 has no such structure."),
-        ([[np.full(3, np.nan), *entry(DEGREES[0])[1:]]], "must hold finite contexts, entry 0"),
+        (["env_000_00.pkl"], "It has no such structure."),
+        (
+            [entry(DEGREES[0]), entry(DEGREES[0])[:2]],
+            "must hold contexts of equally many objects, entry 0 has 2, entry 1 has 1.",
+        ),
+        ([entry(DEGREES[0])[:3]], "It has shapes [(3,), (4,), (3,)]."),
+        ([[np.zeros(4), np.zeros(3)] * 2], "It has shapes [(4,), (3,), (4,), (3,)]."),
+        ([[[1, 2, 3]] * 4], "It has no such structure."),
+        ([[]], "It has no such structure."),
+        ([[np.array(["a"] * 3), np.zeros(4)]], "must be a context of finite numbers, and is not."),
+        ([[np.full(3, np.nan), *entry(DEGREES[0])[1:]]], "must be a context of finite numbers"),
     ],
 )
 def test_other_structures_are_refused(path, content, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         read_contexts(write(path, content))
-    assert str(caught.value).startswith(str(path))
+    assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_is_missing(path):

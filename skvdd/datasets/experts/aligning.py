@@ -374,7 +374,7 @@ DEMONSTRATORS = {
     "aligning": Demonstrator(
         name="aligning",
         env_id="skvdd/Aligning-v0",
-        version=1,
+        version=2,
         behaviors=BEHAVIORS,
         make_actor=make_driver,
         description="the tray driven like a car along arcs, corrected by straight pushes, with "

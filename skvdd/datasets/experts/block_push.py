@@ -192,7 +192,7 @@ DEMONSTRATORS = {
     "blockpush": Demonstrator(
         name="blockpush",
         env_id="skvdd/BlockPush-v0",
-        version=1,
+        version=2,
         behaviors=BEHAVIORS,
         make_actor=make_pusher,
         description="pushes from behind through the centre, with wandering heading and rare jerks",

@@ -260,7 +260,7 @@ DEMONSTRATORS = {
     "pushing": Demonstrator(
         name="pushing",
         env_id="skvdd/Pushing-v0",
-        version=1,
+        version=2,
         behaviors=BEHAVIORS,
         make_actor=make_actor,
         description=(

@@ -92,6 +92,7 @@ def demonstrate(
         The recording, float32; None without success, or if it shows another behaviour.
     """
     observation, info = env.reset(options={"context": context, "split": split})
+    goal = info.get("goal")
     act = demonstrator.make_actor(env.unwrapped, behavior, rng)
     states, actions, over = [], [], False
     while not over:
@@ -101,7 +102,8 @@ def demonstrate(
         observation, _, terminated, truncated, info = env.step(action)
         over = terminated or truncated
     if info["success"] and info["behavior"] == behavior:
-        return Episode(np.array(states, np.float32), np.array(actions), behavior)
+        goals = None if goal is None else np.tile(np.float32(goal), (len(states), 1))
+        return Episode(np.array(states, np.float32), np.array(actions), behavior, goals)
     return None
 
 

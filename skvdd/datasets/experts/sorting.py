@@ -329,7 +329,7 @@ def _demonstrator(task: type[Sorting]) -> Demonstrator:
     return Demonstrator(
         name=task.__name__.lower(),
         env_id=f"skvdd/{task.__name__}-v0",
-        version=1,
+        version=2,
         behaviors=color_orders(task.n_blocks),
         make_actor=make_actor,
         description=(

@@ -1,0 +1,98 @@
+"""Features of the tasks with objects: what is seen from one another, whatever the units."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+
+from skvdd import GaussianMoEPolicy
+from skvdd.datasets import load_demonstrations
+from skvdd.datasets.features import FEATURES, bearing, rotation, task_features
+from tests.estimators import SMALL
+
+
+def rows_of(task, window_size, n_episodes=2):
+    demonstrations = load_demonstrations(task, n_episodes)
+    if task != "blockpush":
+        return demonstrations.windows(window_size)[0]
+    options = {"goal_columns": [0, 1, 3, 4], "random_state": 0}
+    return demonstrations.windows(window_size, goal="future", **options)[0]
+
+
+def test_a_bearing_leads_from_one_point_to_the_other():
+    rng = np.random.default_rng(0)
+    start, end = rng.uniform(-1.0, 1.0, (2, 50, 3, 2))
+    cosine, sine, distance, near = np.moveaxis(bearing(start, end), -1, 0)
+    np.testing.assert_allclose(start[..., 0] + distance * cosine, end[..., 0], atol=1e-12)
+    np.testing.assert_allclose(start[..., 1] + distance * sine, end[..., 1], atol=1e-12)
+    np.testing.assert_array_equal(near, np.minimum(distance, 0.15))
+
+
+def test_a_bearing_to_where_one_is_has_no_direction():
+    assert bearing(np.zeros(2), np.zeros(2)).tolist() == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_cube_looks_the_same_after_a_quarter_turn():
+    angles = np.linspace(-3.0, 3.0, 20)
+    turned = rotation(angles + np.pi / 2, 4)
+    np.testing.assert_allclose(rotation(angles, 4), turned, atol=1e-12)
+
+
+@pytest.mark.parametrize("task", FEATURES)
+def test_features_of_real_episodes_are_finite_and_few(task):
+    rows = rows_of(task, window_size=1)
+    features = task_features(task).fit_transform(rows)
+    assert features.shape[0] == len(rows)
+    assert np.isfinite(features).all()
+    assert np.abs(features).max() <= 2.0  # metres and cosines: nothing that spoils the units
+
+
+@pytest.mark.parametrize("task", FEATURES)
+def test_each_state_of_a_window_has_its_own_features(task):
+    single, window = task_features(task), task_features(task, window_size=3)
+    rows = rows_of(task, window_size=3)
+    n_goal = FEATURES[task][1]
+    flat = rows.reshape(len(rows), -1)
+    goal = flat[:, flat.shape[1] - n_goal :]
+    states = flat[:, : flat.shape[1] - n_goal].reshape(len(rows), 3, -1)
+    parts = [single.transform(np.concatenate([states[:, i], goal], axis=1)) for i in range(3)]
+    alone = [part[:, : part.shape[1] - n_goal] for part in parts]
+    np.testing.assert_array_equal(window.transform(rows), np.concatenate([*alone, goal], axis=1))
+
+
+@pytest.mark.parametrize("task", ["pushing", "sorting4"])
+def test_moving_all_the_plane_moves_no_direction_between_rod_and_cube(task):
+    states = rows_of(task, window_size=1)[:, 0].astype(np.float64)
+    moved = states.copy()
+    moved[:, [0, 2, *range(4, states.shape[1], 3)]] += 0.1
+    features, after = (task_features(task).transform(x) for x in (states, moved))
+    changed = np.abs(features - after).max(axis=0) > 1e-9
+    # Set-point and cubes moved, and cubes against their fixed targets; rod against cube did not.
+    assert not changed[2:4].any()
+    assert changed[[0, 4]].all()
+    assert not changed[6:14].any()
+
+
+def test_a_clone_makes_the_same_features():
+    rows = rows_of("pushing", 2)
+    one = task_features("pushing", 2)
+    np.testing.assert_array_equal(one.transform(rows), clone(one).transform(rows))
+
+
+def test_a_pipeline_takes_windows_and_flat_rows_alike():
+    states, actions, _ = load_demonstrations("pushing", 2).windows(2)
+    pipeline = make_pipeline(
+        task_features("pushing", 2), GaussianMoEPolicy(2, window_size=2, **SMALL)
+    )
+    pipeline.fit(states, actions)
+    flat = states.reshape(len(states), -1)
+    np.testing.assert_array_equal(pipeline.predict(states[:9]), pipeline.predict(flat[:9]))
+
+
+def test_errors_name_task_and_columns():
+    with pytest.raises(ValueError, match=r"task must be one of 'pushing'.*got 'avoiding'"):
+        task_features("avoiding")
+    with pytest.raises(ValueError, match="must hold 3 states each, got 20 columns"):
+        task_features("pushing", 3).transform(np.zeros((4, 20)))
+    with pytest.raises(ValueError, match="3 states each and 4 numbers of a goal, got 20 columns"):
+        task_features("blockpush", 3).transform(np.zeros((4, 20)))
