@@ -547,7 +547,7 @@ def test_a_distiller_is_searched_with_a_teacher_given_to_fit(routing):
 
 
 def test_a_pipeline_is_scored_as_its_last_step_behind_the_others():
-    frozen = FrozenEstimator(Push())
+    frozen = FrozenEstimator(Push().fit(ROWS))
     reverse = FunctionTransformer(np.negative)
     scorer = rollout_scorer(LINE, 5)
     assert scorer(make_pipeline(FunctionTransformer(), frozen).fit(ROWS), ROWS) == 1.0

@@ -41,7 +41,7 @@ def assert_same(one, other):
 def test_every_task_that_is_recorded_has_a_beginning_and_a_demonstrator():
     assert set(RECORDED) < set(EMBEDDED)
     for task in RECORDED:
-        assert load_demonstrations(task, 1).metadata["version"] == 1
+        assert load_demonstrations(task, 1).metadata["version"] == 2
 
 
 def test_a_longer_set_is_recorded_once(folder, recorded):
