@@ -5,6 +5,7 @@ import pickle
 import re
 
 import gymnasium
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score, c
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skvdd import VDDDistiller
+from skvdd import VDDDistiller, evaluation
 from skvdd.evaluation import Evaluation, evaluate_policy, rollout_scorer, time_action
 from skvdd.rollouts import BLOCK_SIZE
 from tests.estimators import SMALL, small_teacher
@@ -179,6 +180,32 @@ def reference():
 @pytest.mark.parametrize("n_envs", [1, 3, 8, 70])
 def test_rollouts_do_not_depend_on_the_number_of_environments(reference, n_envs):
     assert_same_rollouts(reference, evaluate(RandomWalk(), BLOCK_SIZE + 10, n_envs=n_envs))
+
+
+@pytest.mark.parametrize(("n_jobs", "n_envs"), [(2, None), (3, 5), (-1, None)])
+def test_rollouts_do_not_depend_on_the_number_of_jobs(reference, n_jobs, n_envs):
+    with joblib.parallel_config("threading"):  # other processes do not know this module's tasks
+        found = evaluate(RandomWalk(), BLOCK_SIZE + 10, n_jobs=n_jobs, n_envs=n_envs)
+    assert_same_rollouts(reference, found)
+
+
+def test_the_number_of_jobs_is_what_joblib_is_told_around_it(monkeypatch):
+    blocks = []
+    play_block = evaluation._play_block
+    monkeypatch.setattr(
+        "skvdd.evaluation._play_block", lambda *args: blocks.append(1) or play_block(*args)
+    )
+    with joblib.parallel_config("threading", n_jobs=2):
+        evaluate(RandomWalk(), BLOCK_SIZE + 1, n_jobs=1)
+        assert not blocks
+        evaluate(RandomWalk(), BLOCK_SIZE + 1)
+        assert len(blocks) == 2
+
+
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "two"])
+def test_a_wrong_number_of_jobs_is_refused(n_jobs):
+    with refuses(f"n_jobs must be None or an integer other than 0, got {n_jobs!r}."):
+        evaluate(Constant([0.1]), n_jobs=n_jobs)
 
 
 def test_the_same_seed_gives_the_same_rollouts(reference):

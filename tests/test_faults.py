@@ -447,6 +447,18 @@ def test_attention_refuses_heads_that_do_not_share_its_width():
         CausalAttentionBlock(8, 3)
 
 
+@pytest.mark.xfail(strict=True, reason="the error of the factorisation comes through")
+def test_a_training_that_diverges_within_a_step_says_so():
+    rows, actions = np.random.RandomState(0).standard_normal((2, 5, 2))
+    teacher = skvdd.DiffusionPolicy(n_steps=2, random_state=0, **SMALL).fit(rows, actions)
+    settings = {**SMALL, "max_iter": 5}
+    student = skvdd.VDDDistiller(
+        n_experts=2, init_iter=2, likelihood_weight=1e300, random_state=0, **settings
+    )
+    with pytest.raises(FloatingPointError, match="training diverged"):
+        student.fit(rows, actions, teacher=teacher)
+
+
 @posix
 @pytest.mark.xfail(strict=True, reason="the decompressor that zarr calls crashes the process")
 def test_a_damaged_chunk_of_a_zarr_store_crashes_nothing(tmp_path):
