@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +154,15 @@ def action_times(plan: Plan, name: str, title: str, records: Records) -> str:
 
 def sizes(plan: Plan, name: str, title: str, records: Records) -> str:
     """Measure and write table 7: parameters and seconds against the number of experts."""
+    untuned = replace(plan, tuned={})
 
     def measure() -> dict[str, dict[str, float]]:
-        training = plan.training("VE", SHOWN_SEED)
+        training = untuned.training("VE", SHOWN_SEED)
         states, actions = training.rows()
         teacher, _ = training.policy()
         rows = {}
         for n_experts in published.PARAMETERS:
-            student = plan.training(
+            student = untuned.training(
                 "VDD-VE", SHOWN_SEED, parameters={"n_experts": n_experts}
             ).estimator
             student.set_params(init="kmeans", max_iter=TIMED_ITERATIONS)
@@ -193,8 +195,9 @@ def trajectories(plan: Plan, name: str, title: str, records: Records) -> str:
     """Draw figure 4: rollouts coloured by the most probable expert, and each of eight experts."""
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     axes = figure.subplots(3, 4)
+    untuned = replace(plan, tuned={})
     for axis, n_experts in zip(axes[0], (1, 2, 4, 8), strict=True):
-        training = plan.training("VDD-VE", SHOWN_SEED, parameters={"n_experts": n_experts})
+        training = untuned.training("VDD-VE", SHOWN_SEED, parameters={"n_experts": n_experts})
         policy, _ = training.policy()
         evaluation = evaluate_policy(
             policy, plan.task.env_id, DRAWN_ROLLOUTS, random_state=0, progress=False
