@@ -13,9 +13,12 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +32,7 @@ import skvdd
 from skvdd.datasets import load_demonstrations
 from skvdd.datasets.features import task_features
 from skvdd.evaluation import Evaluation, evaluate_policy
+from skvdd.persistence import write_whole
 
 CACHE = Path(__file__).parent / "cache"  # trained policies
 
@@ -233,8 +237,9 @@ def _each(
     jobs: int, calls: Sequence[tuple[Callable[..., str], str, tuple[Any, ...]]]
 ) -> dict[str, str]:
     """Make every call, print what each says, and return the errors of those that failed."""
-    outcomes = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_attempt)(*call) for call in calls
+    attempt = _attempt if jobs == 1 else _attempt_apart
+    outcomes = Parallel(n_jobs=jobs, prefer="threads", return_as="generator_unordered")(
+        delayed(attempt)(*call) for call in calls
     )
     errors = {}
     for number, (key, message, error) in enumerate(outcomes, start=1):
@@ -242,6 +247,17 @@ def _each(
         if error:
             errors[key] = message
     return errors
+
+
+def _attempt_apart(
+    function: Callable[..., str], key: str, arguments: tuple[Any, ...]
+) -> tuple[str, str, bool]:
+    """Make a call in a process of its own, whose death is one failure and harms no other."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        try:
+            return process.submit(_attempt, function, key, arguments).result()
+        except BrokenProcessPool as error:
+            return key, f"FAILED {arguments[0]}\n{error}", True
 
 
 def _attempt(
@@ -304,6 +320,4 @@ def _processor() -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_whole(path, text.encode())

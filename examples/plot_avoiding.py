@@ -90,5 +90,5 @@ LatencyDisplay.from_estimators(policies, states[0], n_calls=100)
 plt.show()
 
 # %%
-# A film of one episode is written by ``skvdd.recording.record_episode(student, ENV_ID,
+# A film of one episode is written by ``skvdd.evaluation.record_episode(student, ENV_ID,
 # "avoiding.gif")``.

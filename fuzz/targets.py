@@ -7,7 +7,9 @@ import hashlib
 import inspect
 import json
 import shutil
+import struct
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -160,15 +162,32 @@ def read(rng: Rng) -> None:
 
 
 def read_zarr(rng: Rng) -> None:
-    """The same for the stores of zarr, whose compressors are not Python's."""
-    _read_one_of(rng, [pair for pair in stores() if "zarr" in pair[0].name])
+    """The same for the stores of zarr, whose compressors are not Python's.
+
+    Half of the chunks claim the right sizes after the damage: they come to the decompressor.
+    """
+    chosen = [pair for pair in stores() if "zarr" in pair[0].name]
+    _read_one_of(rng, chosen, _with_sizes if rng.randint(2) else None)
 
 
-def _read_one_of(rng: Rng, chosen: list[tuple[Store, tuple[Path, ...]]]) -> None:
+def _with_sizes(path: Path, intact: bytes, content: bytes) -> bytes:
+    """Return a damaged chunk of Blosc with the sizes in its header put right."""
+    if path.name.startswith("."):
+        return content
+    n_stored = struct.pack("<I", len(content))
+    return content[:4] + intact[4:8] + content[8:12] + n_stored + content[16:]
+
+
+def _read_one_of(
+    rng: Rng,
+    chosen: list[tuple[Store, tuple[Path, ...]]],
+    mend: Callable[[Path, bytes, bytes], bytes] | None = None,
+) -> None:
     store, files = choose(rng, chosen)
     path = choose(rng, files)
     intact = path.read_bytes()
-    path.write_bytes(damage(rng, intact, demonstration_files()))
+    damaged = damage(rng, intact, demonstration_files())
+    path.write_bytes(mend(path, intact, damaged) if mend else damaged)
     try:
         store.read()
     finally:
@@ -367,5 +386,5 @@ TARGETS = (
     Target("parameters", 1, parameters, (*REFUSALS, FloatingPointError)),
     Target("onnx", 5, round_trip, prepare=engines),
     Target("controllers", 200, control, REFUSALS, controllers),
-    Target("zarr", 5, read_zarr, (ValueError, FileNotFoundError), stores),  # last: it may crash
+    Target("zarr", 5, read_zarr, (ValueError, FileNotFoundError), stores),
 )

@@ -36,7 +36,7 @@ from skvdd._sklearn import (
 )
 from skvdd.control.controller import Controller, Layout
 from skvdd.control.graphs import Graph
-from skvdd.persistence import register, save
+from skvdd.persistence import INITIALISING, register, save
 from skvdd.streaming import Rows, is_streamed, raw_blocks, standard_rows, standardise
 from skvdd.training import FitStart, Update, from_first, is_first_process, n_processes, train
 
@@ -244,10 +244,9 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
             self._flatten(X),
             y,
             reset=reset,
-            dtype=_kept_type(X),
-            multi_output=True,
-            y_numeric=True,
+            validate_separately=(_kept(X), {**_kept(y), "ensure_2d": False}),
         )
+        check_consistent_length(flat, actions)
         self._check_window(flat)
         self._single_output = actions.ndim == 1
         actions = self._as_columns(actions)
@@ -257,7 +256,7 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     def _check_training_states(self, X: ArrayLike, *, reset: bool = True) -> NDArray:
         """Validate rows without actions and return them as (n, T * d + g), types as above."""
         self._check_machine()
-        flat = validate_data(self, self._flatten(X), reset=reset, dtype=_kept_type(X))
+        flat = validate_data(self, self._flatten(X), reset=reset, **_kept(X))
         self._check_window(flat)
         return flat
 
@@ -290,12 +289,12 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
     def _check_states(self, X: ArrayLike) -> NDArray:
         """Validate the rows of a query and return them as (n, T * d + g), types as above."""
         check_is_fitted(self)
-        return validate_data(self, self._flatten(X), reset=False, dtype=_kept_type(X))
+        return validate_data(self, self._flatten(X), reset=False, **_kept(X))
 
     def _check_query(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
         """Validate rows and actions, return them as (n, T * d + g) and (n, d_a), float64."""
         states = self._check_states(X)
-        actions = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
+        actions = check_array(y, dtype=np.float64, order="C", ensure_2d=False, input_name="y")
         actions = self._as_columns(actions)
         check_consistent_length(states, actions)
         if actions.shape[1] != self.n_actions_:
@@ -613,12 +612,19 @@ def row_noise(random_state: RandomStates, n: int, shape: tuple[int, ...]) -> NDA
     Returns
     -------
     ndarray of shape (n, *shape), float64
+
+    Raises
+    ------
+    ValueError
+        If a sequence holds anything but one ``RandomState`` a row.
     """
     if isinstance(random_state, Sequence):
-        if len(random_state) != n:
+        others = [rng for rng in random_state if not isinstance(rng, np.random.RandomState)]
+        if others or len(random_state) != n:
+            found = f"{others[0]!r}" if others else f"{len(random_state)} for {n} rows"
             raise ValueError(
                 "random_state, given as a sequence, must hold one RandomState for each row of X: "
-                f"got {len(random_state)} for {n} rows."
+                f"got {found}."
             )
         return np.stack([rng.standard_normal(shape) for rng in random_state])
     return check_random_state(random_state).standard_normal((n, *shape))
@@ -631,7 +637,7 @@ def draw_seed(rng: np.random.RandomState) -> int:
 
 def seeded_network(build: Callable[[], Network], seed: int) -> Network:
     """Build a network whose initial weights depend on ``seed`` and on nothing else."""
-    with torch.random.fork_rng(devices=[]):
+    with INITIALISING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
 
@@ -692,9 +698,12 @@ def _as_json(value: Any) -> Any:
     return value if known else type(value).__name__
 
 
-def _kept_type(X: ArrayLike) -> Any:
-    """Return the type that rows are brought to: float64, or none if they are streamed."""
-    return "numeric" if is_streamed(X) else np.float64
+def _kept(values: Any) -> dict[str, Any]:
+    """Return how `check_array` keeps values: in their own way if streamed, else float64, by rows.
+
+    Sums and products round otherwise where numbers lie in another order in memory.
+    """
+    return {"dtype": "numeric"} if is_streamed(values) else {"dtype": np.float64, "order": "C"}
 
 
 def check_n_samples(n_samples: int | None) -> None:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.parallel import Parallel, delayed
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from skvdd.datasets.demonstrations import Behavior, Demonstrations, Episode
 from skvdd.envs import EnvPool
 from skvdd.metrics import task_entropy, wilson_interval
+from skvdd.recording import record_episode
 from skvdd.rollouts import (
     BLOCK_SIZE,
     Driver,
@@ -27,8 +26,13 @@ from skvdd.rollouts import (
     RandomState,
     Rollout,
     as_policy,
+    check_env_id,
+    check_goal,
+    check_spaces,
     plan_rollouts,
 )
+
+__all__ = ["Evaluation", "evaluate_policy", "record_episode", "rollout_scorer", "time_action"]
 
 Array = NDArray[np.float64]
 
@@ -76,6 +80,26 @@ class Evaluation:
     episodes : Demonstrations
         Observations and actions; ``episodes.windows(window_size)`` is what the policy saw
         and did.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvdd.evaluation import evaluate_policy
+    >>> class StraightAhead:
+    ...     window_size = 1
+    ...
+    ...     def act(self, X, *, random_state=None):
+    ...         return np.tile([0.0, 0.005], (len(X), 1))
+    >>> evaluation = evaluate_policy(StraightAhead(), "skvdd/Avoiding-v0", n_episodes=2)
+    >>> print(evaluation)
+    skvdd/Avoiding-v0, 2 episodes
+      success rate    0.000  95 % in [0.000, 0.658]
+      task entropy    0.000  base 24
+      behaviours          0  of 24
+      mean return     0.000
+      mean length      30.0  actions
+    >>> evaluation.episodes.windows(window_size=1)[0].shape  # what the policy saw
+    (60, 1, 4)
     """
 
     env_id: str
@@ -217,8 +241,8 @@ def evaluate_policy(
     0.0
     """
     policy = as_policy(policy)
-    goal = _check_goal(policy, goal)
-    _check_env_id(env_id)
+    goal = check_goal(policy, goal)
+    check_env_id(env_id)
     _check_count("n_episodes", n_episodes)
     if n_envs is None:
         n_envs = BLOCK_SIZE
@@ -231,7 +255,7 @@ def evaluate_policy(
     # Dask offers all its workers even to who asks for one.
     alone = n_jobs == 1 or effective_n_jobs(n_jobs) == 1
     with stage.open_pool(n_envs if alone else 1) as pool:
-        _check_spaces(pool, env_id)
+        check_spaces(pool)
         if alone:
             finished = stage.play(rollouts, pool)
         else:
@@ -295,6 +319,17 @@ def time_action(
     -------
     milliseconds : float
         Median wall-clock time of one call of ``act``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvdd import GaussianMoEPolicy
+    >>> from skvdd.evaluation import time_action
+    >>> X, y = np.random.RandomState(0).standard_normal((2, 50, 3))
+    >>> policy = GaussianMoEPolicy(2, max_iter=2, random_state=0).fit(X, y)
+    >>> milliseconds = time_action(policy, X[:1], n_calls=5)
+    >>> milliseconds > 0
+    True
     """
     _check_count("n_calls", n_calls)
     _check_count("n_threads", n_threads)
@@ -391,10 +426,10 @@ def rollout_scorer(
     _check_seed(random_state)
     names = (metric,) if isinstance(metric, str) else tuple(metric)
     _check_metric(names)
-    _check_env_id(env_id)
+    check_env_id(env_id)
     env_kwargs = dict(env_kwargs or {})
     with EnvPool(env_id, 1, **env_kwargs) as pool:
-        _check_spaces(pool, env_id)
+        check_spaces(pool)
         _check_tells_behaviors(pool, names)
     chosen = metric if isinstance(metric, str) else names
     return _RolloutScorer(env_id, n_episodes, contexts, chosen, random_state, env_kwargs, goal)
@@ -439,33 +474,6 @@ def _measure(evaluation: Evaluation, metric: str) -> float:
 # ---------------------------------------------------------------------------------------
 # Checks before any work
 # ---------------------------------------------------------------------------------------
-
-_check_policy = as_policy
-
-
-def _check_goal(policy: object, goal: ArrayLike | None) -> Array | None:
-    """Return the goal as a vector of the length that the policy was given in `fit`."""
-    if goal is None:
-        return None
-    goal_dim = getattr(policy, "goal_dim", 0)
-    values = np.asarray(goal, dtype=float)
-    if values.shape != (goal_dim,) or goal_dim == 0:
-        raise ValueError(
-            f"goal must have shape ({goal_dim},), the goal_dim of the policy, got shape "
-            f"{values.shape}."
-        )
-    return values
-
-
-def _check_env_id(env_id: str) -> None:
-    try:
-        gymnasium.spec(env_id)
-    except gymnasium.error.Error as error:
-        known = ", ".join(sorted(name for name in gymnasium.registry if name.startswith("skvdd/")))
-        raise ValueError(
-            f"env_id must name a registered environment, got {env_id!r}. skvdd has {known}; "
-            "import the package that registers another one, or call gymnasium.register."
-        ) from error
 
 
 def _check_count(name: str, value: int) -> None:
@@ -527,16 +535,6 @@ def _check_tells_behaviors(pool: EnvPool, names: Sequence[str]) -> None:
             f"behaviours apart, got {needing[0]!r}. Give the environment the attribute "
             "n_behaviors if it does."
         )
-
-
-def _check_spaces(pool: EnvPool, env_id: str) -> None:
-    for name in ("observation", "action"):
-        space = getattr(pool, f"{name}_space")
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise ValueError(
-                f"the {name}s of {env_id} must be vectors, got {space}. Flatten them first, "
-                "for example with gymnasium's wrappers."
-            )
 
 
 # ---------------------------------------------------------------------------------------

@@ -30,6 +30,13 @@ class KLEstimate(NamedTuple):
         The divergence, nats.
     standard_error : float
         Of the estimate, in the same unit.
+
+    Examples
+    --------
+    >>> from skvdd.metrics import KLEstimate
+    >>> divergence = KLEstimate(estimate=0.25, standard_error=0.125)
+    >>> divergence.estimate - 1.96 * divergence.standard_error  # may it be zero?
+    0.0050000000000000044
     """
 
     estimate: float
@@ -45,6 +52,13 @@ class ShareEstimate(NamedTuple):
         The share, from 0 to 1.
     standard_error : float
         Of the estimate, in the same unit.
+
+    Examples
+    --------
+    >>> from skvdd.metrics import ShareEstimate
+    >>> share, error = ShareEstimate(estimate=0.99, standard_error=0.005)
+    >>> f"{share:.1%} +- {error:.1%}"
+    '99.0% +- 0.5%'
     """
 
     estimate: float
@@ -81,6 +95,17 @@ class DistillationReport:
         Share of the student's actions in the teacher's region.
     n_states, n_samples : int
         Number of states, and of actions per state and policy.
+
+    Examples
+    --------
+    >>> from skvdd.metrics import DistillationReport, KLEstimate, ShareEstimate
+    >>> divergence, share = KLEstimate(0.02, 0.01), ShareEstimate(0.97, 0.01)
+    >>> print(DistillationReport(divergence, divergence, share, share, n_states=50, n_samples=100))
+    Distillation over 50 states, 100 actions in each
+    forward KL    0.020 +- 0.010  nats, E_teacher[log pi - log q]
+    reverse KL    0.020 +- 0.010  nats, E_student[log q - log pi]
+    coverage      0.970 +- 0.010  teacher's actions in the student's region, 0.990 if equal
+    precision     0.970 +- 0.010  student's actions in the teacher's region, 0.990 if equal
     """
 
     forward_kl: KLEstimate

@@ -196,7 +196,7 @@ def write_whole(path: Path, content: bytes) -> None:
         What it is to hold.
     """
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to save a policy in.")
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for {path.name!r}.")
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with open(temporary, "xb") as file:

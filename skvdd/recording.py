@@ -1,4 +1,4 @@
-"""Films of episodes: what a policy does in an environment, as GIF or MP4."""
+"""Films of episodes, as GIF or MP4: `skvdd.evaluation.record_episode`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skvdd.envs import EnvPool
-from skvdd.evaluation import _check_env_id, _check_goal, _check_policy, _check_spaces
-from skvdd.rollouts import Driver, Policy, RandomState, plan_rollouts
+from skvdd.rollouts import (
+    Driver,
+    Policy,
+    RandomState,
+    as_policy,
+    check_env_id,
+    check_goal,
+    check_spaces,
+    plan_rollouts,
+)
 
 Frame = NDArray[np.uint8]
 
@@ -36,13 +44,13 @@ def record_episode(
 ) -> dict[str, Any]:
     """Play one episode and write it as a film, in real time.
 
-    It is the episode that `skvdd.evaluation.evaluate_policy` plays as its first one with the same
+    It is the episode that `evaluate_policy` plays as its first one with the same
     ``random_state``. The file appears complete or not at all.
 
     Parameters
     ----------
-    policy : fitted policy
-        Anything with ``window_size`` and ``act(X, *, random_state)``.
+    policy : fitted policy or Pipeline
+        As in `evaluate_policy`.
     env_id : str
         A registered Gymnasium environment that renders ``"rgb_array"``.
     path : path-like
@@ -79,7 +87,7 @@ def record_episode(
     >>> import tempfile
     >>> import gymnasium
     >>> import numpy as np
-    >>> from skvdd.recording import record_episode
+    >>> from skvdd.evaluation import record_episode
     >>> class Light(gymnasium.Env):
     ...     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     ...     observation_space = action_space = gymnasium.spaces.Box(0.0, 9.0, (1,), np.float64)
@@ -108,9 +116,9 @@ def record_episode(
     ...     record_episode(Brighter(), "Light-v0", f"{folder}/light.gif")
     {'success': True, 'behavior': None, 'n_steps': 3}
     """
-    _check_policy(policy)
-    goal_values = _check_goal(policy, goal)
-    _check_env_id(env_id)
+    policy = as_policy(policy)
+    goal_values = check_goal(policy, goal)
+    check_env_id(env_id)
     target = _check_path(path)
     if fps is not None and not fps > 0:
         raise ValueError(f"fps must be None or above 0, got {fps!r}.")
@@ -118,7 +126,7 @@ def record_episode(
     (rollout,) = plan_rollouts(1, random_state, starts)
     options = {"n_threads": 1, **(env_kwargs or {}), "render_mode": "rgb_array"}
     with EnvPool(env_id, 1, **options) as pool:
-        _check_spaces(pool, env_id)
+        check_spaces(pool)
         _check_renders(pool.envs[0], env_id)
         rate = float(pool.envs[0].metadata.get("render_fps", DEFAULT_RATE))
         every = 1 if fps is None else max(1, int(np.ceil(rate / fps - 1e-9)))

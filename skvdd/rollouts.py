@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
-from gymnasium.spaces import flatdim
-from numpy.typing import NDArray
+from gymnasium.spaces import Box, flatdim
+from numpy.typing import ArrayLike, NDArray
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
@@ -121,6 +122,43 @@ def _name_columns(rows: Array, names: NDArray[np.object_]) -> Any:
         with suppress(ModuleNotFoundError):
             return import_module(library).DataFrame(rows, **{argument: list(names)})
     return rows
+
+
+def check_goal(policy: object, goal: ArrayLike | None) -> Array | None:
+    """Return the goal as a vector of the length that the policy was given in `fit`."""
+    if goal is None:
+        return None
+    goal_dim = getattr(policy, "goal_dim", 0)
+    values = np.asarray(goal, dtype=float)
+    if values.shape != (goal_dim,) or goal_dim == 0:
+        raise ValueError(
+            f"goal must have shape ({goal_dim},), the goal_dim of the policy, got shape "
+            f"{values.shape}."
+        )
+    return values
+
+
+def check_env_id(env_id: str) -> None:
+    """Refuse an id that nobody registered."""
+    try:
+        gymnasium.spec(env_id)
+    except gymnasium.error.Error as error:
+        known = ", ".join(sorted(name for name in gymnasium.registry if name.startswith("skvdd/")))
+        raise ValueError(
+            f"env_id must name a registered environment, got {env_id!r}. skvdd has {known}; "
+            "import the package that registers another one, or call gymnasium.register."
+        ) from error
+
+
+def check_spaces(pool: EnvPool) -> None:
+    """Refuse environments whose observations or actions are no vectors."""
+    for name in ("observation", "action"):
+        space = getattr(pool, f"{name}_space")
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise ValueError(
+                f"the {name}s of {pool.env_id} must be vectors, got {space}. Flatten them first, "
+                "for example with gymnasium's wrappers."
+            )
 
 
 @dataclass(eq=False)

@@ -158,7 +158,7 @@ def train(
     Raises
     ------
     FloatingPointError
-        If a loss is not finite; names the iteration and the term.
+        If a loss is not finite, or cannot be computed; names the iteration and the term.
     ValueError
         If there are more processes than rows in a minibatch.
     RuntimeError
@@ -266,13 +266,22 @@ class Run:
         for update, optimiser in zip(self.updates, self.optimisers, strict=True):
             optimiser.param_groups[0]["lr"] = update.learning_rate * factor
             for _ in range(update.repeats):
-                loss = update.loss(self.batch.draw(self.generator), progress)
+                loss = self._loss(update, progress)
                 _descend(loss.total, update, optimiser, self.batch)
                 terms |= {update.name: loss.total.detach(), **loss.terms}
         if self.average is not None:
             self._follow(self.average)
         self.losses.append(terms)
         self.iteration += 1
+
+    def _loss(self, update: Update, progress: float) -> Loss:
+        """Return the loss of an update on a minibatch."""
+        rows = self.batch.draw(self.generator)
+        try:
+            return update.loss(rows, progress)
+        except torch.linalg.LinAlgError as error:  # NaN, or a covariance out of all proportion
+            what = f"the loss term {update.name!r} cannot be computed"
+            raise _diverged(what, self.iteration) from error
 
     def report(self) -> dict[str, Any]:
         """Read back the losses since the last report and add their means to the history."""
@@ -362,11 +371,15 @@ class Run:
         if len(bad):
             step, term = bad[0].tolist()
             iteration = self.iteration - len(values) + step
-            raise FloatingPointError(
-                f"the loss term {names[term]!r} is {values[step, term].item()} at iteration "
-                f"{iteration}: training diverged. Lower learning_rate, or look for extreme values "
-                "in the data."
-            )
+            what = f"the loss term {names[term]!r} is {values[step, term].item()}"
+            raise _diverged(what, iteration)
+
+
+def _diverged(what: str, iteration: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"{what} at iteration {iteration}: training diverged. Lower learning_rate, or look for "
+        "extreme values in the data."
+    )
 
 
 def _detached(tensors: Any) -> Any:

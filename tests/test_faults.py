@@ -201,17 +201,7 @@ def write_report(path, variant):
 
 
 @posix
-@pytest.mark.parametrize(
-    "write",
-    [
-        save_policy,
-        save_demonstrations,
-        pytest.param(
-            write_report,
-            marks=pytest.mark.xfail(strict=True, reason="the half-written file is not removed"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("write", [save_policy, save_demonstrations, write_report])
 def test_a_full_disk_is_an_error_and_the_old_file_stays(write, tmp_path):
     path = tmp_path / "file.npz"
     write(path, 0)
@@ -374,7 +364,6 @@ def run_or_die(name, fatal):
 
 @posix
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="a worker that dies takes the other runs with it")
 def test_a_worker_that_dies_is_reported_and_the_other_runs_go_on(capsys):
     calls = [(run_or_die, name, (name, name == "b")) for name in "abcd"]
     failed = runs._each(2, calls)
@@ -415,14 +404,12 @@ def test_the_fuzzer_tells_refusals_from_findings():
 
 
 @pytest.mark.parametrize("streams", [[0, 0], ["a", "b"], [None, np.random.RandomState(0)]])
-@pytest.mark.xfail(strict=True, reason="raises an AttributeError from within")
 def test_a_sequence_of_anything_but_random_states_is_refused(streams):
     with pytest.raises(ValueError, match="random_state, given as a sequence, must hold"):
         make_policy(0).sample(np.zeros((2, 2)), random_state=streams)
 
 
 @pytest.mark.parametrize("goal", [np.nan, np.inf])
-@pytest.mark.xfail(strict=True, reason="the controller takes it and answers NaN")
 def test_a_controller_refuses_a_goal_that_is_not_finite(goal):
     rows, actions = np.random.RandomState(0).standard_normal((2, 30, 3))
     policy = skvdd.GaussianMoEPolicy(2, goal_dim=1, random_state=0, **SMALL).fit(rows, actions)
@@ -431,7 +418,6 @@ def test_a_controller_refuses_a_goal_that_is_not_finite(goal):
         controller.reset([goal])
 
 
-@pytest.mark.xfail(strict=True, reason="indices of all pairs are made, and kept, for none")
 def test_diagonal_covariances_take_no_memory_for_pairs_of_actions():
     # A file of a megabyte could claim so many actions that all pairs of them fill the memory.
     encoder = {"kind": "mlp", "n_states": 1, "window_size": 1}
@@ -441,13 +427,11 @@ def test_diagonal_covariances_take_no_memory_for_pairs_of_actions():
     assert n_bytes == 0
 
 
-@pytest.mark.xfail(strict=True, reason="is found out at the first query")
 def test_attention_refuses_heads_that_do_not_share_its_width():
     with pytest.raises(ValueError, match="n_heads"):
         CausalAttentionBlock(8, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="the error of the factorisation comes through")
 def test_a_training_that_diverges_within_a_step_says_so():
     rows, actions = np.random.RandomState(0).standard_normal((2, 5, 2))
     teacher = skvdd.DiffusionPolicy(n_steps=2, random_state=0, **SMALL).fit(rows, actions)
@@ -460,7 +444,6 @@ def test_a_training_that_diverges_within_a_step_says_so():
 
 
 @posix
-@pytest.mark.xfail(strict=True, reason="the decompressor that zarr calls crashes the process")
 def test_a_damaged_chunk_of_a_zarr_store_crashes_nothing(tmp_path):
     zarr = pytest.importorskip("zarr")
     rows = np.random.RandomState(0).standard_normal((6, 60))

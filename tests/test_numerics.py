@@ -362,6 +362,5 @@ def test_fits_in_other_processes_have_the_same_bits():
     assert_same_in_workers("loky", make_estimators(max_iter=1))
 
 
-@pytest.mark.xfail(strict=False, reason="threads draw initial weights from one generator: a race")
 def test_fits_in_threads_have_the_same_bits():
     assert_same_in_workers("threading", 6 * make_estimators(max_iter=1))

@@ -174,7 +174,6 @@ def test_what_is_valid_obeys_the_contract(kind, draw):
     assert_contract(policy, X, y)
 
 
-@pytest.mark.xfail(strict=True, reason="arrays are used in the order in which they lie in memory")
 @pytest.mark.parametrize("kind", make_estimators(), ids=label)
 def test_the_order_in_memory_is_of_no_account(kind):
     X, y = np.random.RandomState(0).standard_normal((2, 2000, 5))
@@ -265,7 +264,6 @@ def test_demonstrations_that_are_not_valid_are_refused_before_training(kind, dra
     assert not hasattr(policy, "network_")
 
 
-@pytest.mark.xfail(strict=True, reason="None among actions becomes NaN after the check for NaN")
 @pytest.mark.parametrize("kind", make_estimators(**TWO), ids=label)
 def test_what_is_missing_among_objects_is_refused_before_training(kind):
     y = spoil(ACTIONS, None)

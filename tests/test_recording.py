@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 from PIL import Image
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 import skvdd.recording
-from skvdd.evaluation import evaluate_policy
-from skvdd.recording import record_episode
+from skvdd import GaussianMoEPolicy
+from skvdd.evaluation import evaluate_policy, record_episode
 
 
 class Walk(gymnasium.Env):
@@ -136,6 +138,16 @@ def test_the_episode_is_the_first_of_an_evaluation(tmp_path):
     states = np.floor(evaluation.episodes[0].states[:, 0]).astype(int)
     # Pictures that are alike are one, which stays longer.
     assert places(pictures)[:-1] == sorted(set(states.tolist()))
+
+
+def test_a_pipeline_is_filmed_as_it_acts(tmp_path):
+    rows = np.linspace(0.0, 8.0, 40)[:, None]
+    states = np.hstack([rows, rows])  # windows of two
+    steps = FunctionTransformer(lambda X: X / 8.0), GaussianMoEPolicy(2, window_size=2, max_iter=3)
+    pipeline = make_pipeline(*steps).fit(states, np.ones((40, 1)))
+    outcome = record_episode(pipeline, "test/Walk-v0", tmp_path / "walk.gif", random_state=0)
+    evaluation = evaluate_policy(pipeline, "test/Walk-v0", 1, random_state=0, progress=False)
+    assert outcome["n_steps"] == evaluation.lengths[0]
 
 
 def test_an_mp4_has_every_picture_and_even_sizes(tmp_path):

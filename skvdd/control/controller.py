@@ -98,6 +98,11 @@ class Controller:
         ----------
         goal : array-like of shape (goal_dim,) or None, default=None
             What to reach, for a policy with goals.
+
+        Raises
+        ------
+        ValueError
+            If the goal has another shape, or is not finite.
         """
         values = np.zeros(0) if goal is None else np.asarray(goal, dtype=np.float64)
         if values.shape != self._goal.shape:
@@ -105,6 +110,8 @@ class Controller:
                 f"goal must have shape {self._goal.shape}, the goal_dim of the policy, got "
                 f"{'none' if goal is None else f'shape {values.shape}'}."
             )
+        if not np.isfinite(values).all():
+            raise ValueError(f"goal must be finite, got {values.tolist()}.")
         self._goal[:] = values
         self.mixture = None
         self._empty = True

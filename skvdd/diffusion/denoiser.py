@@ -37,6 +37,21 @@ class ContextDenoiser(nn.Module):
     target_min : float or None, default=None
         In a consistency trajectory model, the lowest level above zero that a jump may end at:
         `denoise` is then told the end too. ``None`` is a plain denoiser.
+
+    Examples
+    --------
+    The network of a fitted policy:
+
+    >>> import torch
+    >>> from skvdd import DiffusionPolicy
+    >>> states = actions = torch.linspace(-1, 1, 20)[:, None].numpy()
+    >>> policy = DiffusionPolicy(max_iter=1, hidden_size=8, n_layers=1).fit(states, actions)
+    >>> network = policy.network_
+    >>> type(network).__name__
+    'ContextDenoiser'
+    >>> context = network.context(torch.zeros(4, 1, 1))
+    >>> network.score(context, torch.zeros(4, 3, 1), torch.ones(4, 1)).shape
+    torch.Size([4, 3, 1])
     """
 
     def __init__(

@@ -57,6 +57,22 @@ class GPTDenoiser(nn.Module):
     target_min : float or None, default=None
         In a consistency trajectory model, the lowest level above zero that a jump may end at:
         `denoise` is then told the end too. ``None`` is a plain denoiser.
+
+    Examples
+    --------
+    The network of a policy with ``architecture="gpt"``:
+
+    >>> import torch
+    >>> from skvdd import DiffusionPolicy
+    >>> states = actions = torch.linspace(-1, 1, 20)[:, None].numpy()
+    >>> policy = DiffusionPolicy(
+    ...     architecture="gpt", max_iter=1, hidden_size=8, n_layers=1, n_heads=2
+    ... ).fit(states, actions)
+    >>> network = policy.network_
+    >>> type(network).__name__
+    'GPTDenoiser'
+    >>> network.score(torch.zeros(4, 1), torch.zeros(4, 3, 1), torch.ones(4, 1)).shape
+    torch.Size([4, 3, 1])
     """
 
     def __init__(

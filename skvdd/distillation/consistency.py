@@ -37,6 +37,14 @@ class ConsistencyLoss:
         What is minimised, the mean distance.
     distance : Tensor of shape (n, S)
         Between the student's answers at two neighbouring points of a path.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvdd.distillation.consistency import ConsistencyLoss
+    >>> distance = torch.tensor([[0.0, 0.5]])
+    >>> ConsistencyLoss(distance.mean(), distance).total
+    tensor(0.2500)
     """
 
     total: Tensor
@@ -78,6 +86,24 @@ def consistency_loss(
     Returns
     -------
     ConsistencyLoss
+
+    Examples
+    --------
+    A teacher of actions that are all zero, and a student that has learnt it:
+
+    >>> import torch
+    >>> from skvdd.distillation.consistency import consistency_loss
+    >>> zero = lambda actions, sigma: torch.zeros_like(actions)
+    >>> actions, noise = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
+    >>> sigma, sigma_next = torch.tensor([[2.0]]), torch.tensor([[1.0]])
+    >>> consistency_loss(zero, zero, zero, actions, noise, sigma, sigma_next).total
+    tensor(0.)
+
+    One that takes the noisy action for the clean one is told otherwise, in both dimensions:
+
+    >>> same = lambda actions, sigma: actions
+    >>> consistency_loss(same, zero, zero, actions, noise, sigma, sigma_next).total
+    tensor(8.)
     """
     noisy = actions + sigma[..., None] * noise
     with torch.no_grad():

@@ -43,6 +43,15 @@ class TrajectoryLoss:
         Distance between the student's jump and the teacher's walk, both taken on to level zero.
     denoising : Tensor of shape (n, S)
         Squared error of ``g(a_t, t, t)`` as an estimate of the clean action.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvdd.distillation.trajectory import TrajectoryLoss
+    >>> consistency, denoising = torch.tensor([[0.25]]), torch.tensor([[1.0]])
+    >>> total = consistency.mean() + 0.1 * denoising.mean()
+    >>> TrajectoryLoss(total, consistency, denoising).total
+    tensor(0.3500)
     """
 
     total: Tensor
@@ -127,6 +136,24 @@ def trajectory_loss(
     Returns
     -------
     TrajectoryLoss
+
+    Examples
+    --------
+    A teacher of actions that are all zero, and a student that has learnt it, over one step of the
+    solver from level 2 to 1:
+
+    >>> import torch
+    >>> from skvdd.distillation.trajectory import trajectory_loss
+    >>> actions, noise = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
+    >>> path, s = torch.tensor([[[2.0]], [[1.0]]]), torch.tensor([[0.5]])
+    >>> loss = trajectory_loss(
+    ...     lambda actions, t, s: torch.zeros_like(actions),
+    ...     lambda actions, t, s: torch.zeros_like(actions),
+    ...     lambda actions, sigma: torch.zeros_like(actions),
+    ...     *(actions, noise, path, s),
+    ... )
+    >>> loss.total, loss.denoising
+    (tensor(0.), tensor([[0.]]))
     """
     t, u, zero = path[0], path[-1], torch.zeros_like(s)
     noisy = actions + t[..., None] * noise

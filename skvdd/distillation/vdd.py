@@ -37,6 +37,18 @@ class ExpertLoss:
         ``log q(z|a, s)`` of the expert that drew the action: experts repel each other.
     entropy : Tensor of shape (n, K)
         Entropy of each expert.
+
+    Examples
+    --------
+    It comes from `expert_loss`:
+
+    >>> import torch
+    >>> from skvdd.distillation.vdd import expert_loss
+    >>> from skvdd.nn.gaussian_mixture import GaussianMixture
+    >>> mixture = GaussianMixture(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1, 1))
+    >>> loss = expert_loss(mixture, torch.ones(1, 1, 4, 1), -torch.ones(1, 1, 4, 1))
+    >>> loss.score.mean(), loss.log_responsibility.mean()  # one expert explains everything
+    (tensor(-1.), tensor(0.))
     """
 
     total: Tensor
@@ -55,6 +67,19 @@ class SmoothedLoss:
         A surrogate whose gradient is that of the divergence; its value means nothing.
     gap : Tensor of shape (n, K, v, d_a)
         Score of the noised student minus score of the noised teacher: zero where they agree.
+
+    Examples
+    --------
+    It comes from `smoothed_expert_loss`; here of one standard normal expert, and a teacher that is
+    the same at noise level 1:
+
+    >>> import torch
+    >>> from skvdd.distillation.vdd import smoothed_expert_loss
+    >>> from skvdd.nn.gaussian_mixture import GaussianMixture
+    >>> mixture = GaussianMixture(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1, 1))
+    >>> noisy = torch.tensor([[[[2.0]]]])  # at this level the variance of both is two
+    >>> smoothed_expert_loss(mixture, noisy, -noisy / 2.0, torch.ones(1, 1)).gap.abs().max() < 1e-6
+    tensor(True)
     """
 
     total: Tensor
@@ -322,7 +347,8 @@ class Distillation:
 
     def expert_step(self, rows: Tensor, progress: float) -> Loss:
         """Return the M-step objective of the experts (line 4: eq. 16) on some rows."""
-        features, context = self._encode(rows)
+        features, states = self._encode(rows)
+        context = self._context(rows, features, states)
         mixture = self.network.mixture(features)
         sigma = noise_levels(
             self.noise, self._uniform(len(rows)), progress, self.bounds, self.teacher_bounds
@@ -357,22 +383,28 @@ class Distillation:
         """Return the gating's objective (line 7: eq. 13), its targets from the E-step (line 6)."""
         with torch.no_grad():
             features, _ = self._encode(rows)
-            mixture = self.network.mixture(features)
+        log_gate = self.network.log_gate(features)
+        with torch.no_grad():
+            mixture = GaussianMixture(log_gate.detach(), *self.network.experts(features))
             actions = self.actions.index_select(0, rows)[:, None]
             targets = gm.log_responsibilities(mixture, actions)[:, 0]  # eq. 15
-        return Loss(gating_loss(self.network.log_gate(features), targets))
+        return Loss(gating_loss(log_gate, targets))
 
-    def _encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the student's features and the teacher's contexts of some rows."""
-        context = None if self.contexts is None else self.contexts.index_select(0, rows)
-        if self.shares_encoder and context is not None:
-            return context, context
+    def _encode(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the student's features of some rows, and the noised states they were read off."""
+        if self.shares_encoder and self.contexts is not None:
+            return self.contexts.index_select(0, rows), None
         states = add_noise(self.states.index_select(0, rows), self.state_noise, self.generator)
-        features = self.network.encoder(states)
-        if context is None:
-            with torch.no_grad():
-                context = features if self.shares_encoder else self.teacher.context(states)
-        return features, context
+        return self.network.encoder(states), states
+
+    @torch.no_grad()
+    def _context(self, rows: Tensor, features: Tensor, states: Tensor | None) -> Tensor:
+        """Return the teacher's contexts of the rows that were encoded."""
+        if self.shares_encoder:
+            return features
+        if self.contexts is not None:
+            return self.contexts.index_select(0, rows)
+        return self.teacher.context(states)
 
     @torch.no_grad()
     def _score(self, context: Tensor, samples: Tensor, sigma: Tensor) -> Tensor:

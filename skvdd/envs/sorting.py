@@ -72,6 +72,11 @@ def color_orders(n_blocks: int) -> tuple[str, ...]:
     tuple of str
         In the order of their `d3il_key`.
 
+    References
+    ----------
+    .. [1] X. Jia et al., "Towards Diverse Behaviors: A Benchmark for Imitation Learning with
+       Human Demonstrations", ICLR 2024.
+
     Examples
     --------
     >>> from skvdd.envs.sorting import color_orders
@@ -218,10 +223,16 @@ class Sorting(RobotTask):
     - v0: first version. The blocks start on the platform, where D3IL starts them inside it and
       lets the simulator throw them out.
 
-    References
-    ----------
-    .. [1] X. Jia et al., "Towards Diverse Behaviors: A Benchmark for Imitation Learning with
-       Human Demonstrations", ICLR 2024.
+    Examples
+    --------
+    >>> from skvdd.envs import Sorting2
+    >>> task = Sorting2()
+    >>> observation, info = task.reset(seed=0)
+    >>> observation.shape, task.n_behaviors
+    ((10,), 2)
+    >>> observation, reward, terminated, truncated, info = task.step([0.0, 0.005])
+    >>> info
+    {'success': False, 'behavior': None}
     """
 
     n_blocks: ClassVar[int]

@@ -44,6 +44,22 @@ class Task(gymnasium.Env[Array, Array], ABC):
         as zero.
     context : ndarray of shape (context_size,)
         What was drawn or asked for at the last reset.
+
+    Examples
+    --------
+    What every task here has in common:
+
+    >>> import gymnasium
+    >>> import numpy as np
+    >>> import skvdd.envs
+    >>> from skvdd.envs.task import Task
+    >>> env = gymnasium.make("skvdd/Pushing-v0")
+    >>> task = env.unwrapped
+    >>> isinstance(task, Task), task.n_behaviors
+    (True, 4)
+    >>> observation, info = env.reset(options={"context": 3})
+    >>> np.array_equal(task.context, task.listed_context(3))
+    True
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 29}
@@ -225,6 +241,41 @@ class RobotTask(Task):
     ----------
     render_mode, width, height, camera : as in `Task`
         Of pictures.
+
+    Examples
+    --------
+    A complete task of one's own is in :doc:`/extending/task`. This one has nothing on the table:
+
+    >>> import numpy as np
+    >>> from gymnasium.spaces import Box
+    >>> from skvdd.envs import Avoiding
+    >>> from skvdd.envs.task import RobotTask
+    >>> class Reach(RobotTask):
+    ...     n_behaviors = 1
+    ...     start_joints = Avoiding.start_joints
+    ...     observation_space = Box(-1.25, 1.25, (3,), np.float64)
+    ...
+    ...     @classmethod
+    ...     def objects(cls):
+    ...         return ""
+    ...
+    ...     def _begin(self, context):
+    ...         pass
+    ...
+    ...     def _observe(self):
+    ...         return self.set_point
+    ...
+    ...     def _keep_books(self):
+    ...         self._success = bool(self.tcp_position[1] > -0.27)
+    ...
+    ...     def _info(self):
+    ...         return {"success": self._success, "behavior": "straight" if self._success else None}
+    >>> task = Reach()
+    >>> observation, info = task.reset(seed=0)
+    >>> while not info["success"]:
+    ...     observation, reward, terminated, truncated, info = task.step([0.0, 0.005])
+    >>> info["behavior"]
+    'straight'
     """
 
     start_joints: ClassVar[tuple[float, ...]]  # rad

@@ -92,10 +92,20 @@ class CausalAttentionBlock(nn.Module):
         Width ``h`` of a token.
     n_heads : int
         Number of attention heads; divides ``hidden_size``.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
     """
 
     def __init__(self, hidden_size: int, n_heads: int) -> None:
         super().__init__()
+        if n_heads < 1 or hidden_size % n_heads:
+            raise ValueError(
+                f"n_heads must divide hidden_size, got n_heads={n_heads} and "
+                f"hidden_size={hidden_size}."
+            )
         self.n_heads = n_heads
         self.norm = nn.LayerNorm(hidden_size)
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)

@@ -59,9 +59,8 @@ class MixtureNetwork(nn.Module):
         }
         self.n_experts, self.n_actions = n_experts, n_actions
         self.learn_gating = learn_gating
-        rows, columns = torch.tril_indices(n_actions, n_actions, offset=-1)
-        if covariance == "diag":
-            rows, columns = rows[:0], columns[:0]
+        side = 0 if covariance == "diag" else n_actions  # no correlations, no pairs of actions
+        rows, columns = torch.tril_indices(side, side, offset=-1)
         self.tril_rows: Tensor
         self.tril_columns: Tensor
         self.register_buffer("tril_rows", rows, persistent=False)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import sys
 
 import numpy as np
@@ -339,6 +340,7 @@ def edit(path, **changes):
         ({"shape": [10**10, 60]}, "claims 4800000000000 bytes, but only"),
         ({"chunks": [10**10, 60]}, "claims 4800000000000 bytes, but only"),
         ({"dtype": "|O", "filters": [{"id": "pickle", "protocol": 5}]}, ""),
+        ({"shape": [10**6, 1], "chunks": [1, 1]}, "claims 1000000 chunks, most of them missing"),
         ({"shape": "many"}, ""),
     ],
 )
@@ -348,6 +350,62 @@ def test_a_store_that_is_not_what_it_says_is_refused(tmp_path, changes, message)
     with pytest.raises(ValueError, match=re.escape(f"{path} cannot be read")) as caught:
         read_zarr(path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["lz4", "zstd", "blosclz", "zlib"])
+@pytest.mark.parametrize("shuffle", [0, 1, 2])
+def test_every_compressor_of_blosc_is_read(tmp_path, name, shuffle):
+    numcodecs = pytest.importorskip("numcodecs")
+    observations, actions, _ = kitchen()
+    codec = numcodecs.Blosc(cname=name, shuffle=shuffle)
+    path = write_zarr(tmp_path / "kitchen.zarr", observations, actions, compressors=codec)
+    for episode, states, acts in zip(read_zarr(path), observations, actions, strict=True):
+        np.testing.assert_array_equal(episode.states, states)
+        np.testing.assert_array_equal(episode.actions, acts)
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_chunks_that_do_not_divide_an_array_are_read(tmp_path, separator):
+    observations, actions, _ = kitchen()
+    path = write_zarr(tmp_path / "kitchen.zarr", observations, actions)
+    pytest.importorskip("zarr").open_group(str(path), zarr_format=2).create_array(
+        "data/obs",
+        data=np.concatenate(observations),
+        chunks=(5, 7),
+        chunk_key_encoding={"name": "v2", "separator": separator},
+        overwrite=True,
+    )
+    assert (path / f"data/obs/2{separator}8").is_file()
+    for episode, states in zip(read_zarr(path), observations, strict=True):
+        np.testing.assert_array_equal(episode.states, states)
+
+
+def test_a_chunk_of_blosc_whose_sizes_are_not_those_it_claims_is_refused(tmp_path):
+    path = write_zarr(tmp_path / "kitchen.zarr", *kitchen()[:2])
+    chunk = path / "data/obs/0.0"
+    content = chunk.read_bytes()
+    for place in (4, 12):  # of the size when unpacked, and of the size stored
+        for change in (1, 2**8, 2**24):
+            (size,) = struct.unpack("<I", content[place : place + 4])
+            forged = struct.pack("<I", size + change)
+            chunk.write_bytes(content[:place] + forged + content[place + 4 :])
+            with pytest.raises(ValueError, match=r"chunk 0\.0 .* has not the sizes it claims"):
+                read_zarr(path)
+    for length in (0, 15, 16, len(content) - 1):
+        chunk.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"chunk 0\.0 .* has not the sizes it claims"):
+            read_zarr(path)
+    chunk.write_bytes(content)
+    read_zarr(path)
+
+
+def test_chunks_that_hold_nothing_but_zeros_need_no_file(tmp_path):
+    observations, actions, _ = kitchen()
+    nothing = [0.0 * table for table in actions]
+    path = write_zarr(tmp_path / "kitchen.zarr", observations, nothing)
+    assert not (path / "data/action/0.0").exists()
+    for episode in read_zarr(path):
+        assert not episode.actions.any()
 
 
 def test_without_zarr_the_way_out_is_named(tmp_path, monkeypatch):

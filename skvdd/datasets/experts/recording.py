@@ -48,6 +48,25 @@ class Demonstrator:
         Names of the columns.
     metadata : dict, default={}
         What else the metadata of a set say.
+
+    Examples
+    --------
+    A hand that goes straight ahead, on a line of one's own:
+
+    >>> import numpy as np
+    >>> from skvdd.datasets.experts.recording import Demonstrator
+    >>> straight = Demonstrator(
+    ...     name="line",
+    ...     env_id="Line-v0",
+    ...     version=1,
+    ...     behaviors=("ahead",),
+    ...     make_actor=lambda task, behavior, rng: lambda observation: np.array([1.0]),
+    ...     description="one unit a step",
+    ...     states=("place",),
+    ...     actions=("step",),
+    ... )
+    >>> straight.make_actor(None, "ahead", np.random.default_rng(0))(np.array([0.0]))
+    array([1.])
     """
 
     name: str
@@ -90,6 +109,17 @@ def demonstrate(
     -------
     Episode or None
         The recording, float32; None without success, or if it shows another behaviour.
+
+    Examples
+    --------
+    >>> import gymnasium
+    >>> import numpy as np
+    >>> from skvdd.datasets.experts.pushing import DEMONSTRATORS
+    >>> from skvdd.datasets.experts.recording import demonstrate
+    >>> env = gymnasium.make("skvdd/Pushing-v0")
+    >>> rng = np.random.default_rng(0)
+    >>> demonstrate(DEMONSTRATORS["pushing"], env, behavior=0, context=0, rng=rng)
+    Episode(...)
     """
     observation, info = env.reset(options={"context": context, "split": split})
     goal = info.get("goal")
@@ -140,6 +170,13 @@ def record(
     -------
     Demonstrations
         Episodes ``first`` to ``n_episodes - 1``; the metadata tell how many attempts they took.
+
+    Examples
+    --------
+    >>> from skvdd.datasets.experts.pushing import DEMONSTRATORS
+    >>> from skvdd.datasets.experts.recording import record
+    >>> record(DEMONSTRATORS["pushing"], 1, n_jobs=1, progress=False)
+    Demonstrations('pushing', 1 episode, ... rows, 10 states, 2 actions)
     """
     numbers = range(first, n_episodes)
     chunks = [numbers[i : i + CHUNK] for i in range(0, len(numbers), CHUNK)]

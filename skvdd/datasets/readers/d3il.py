@@ -120,6 +120,23 @@ def read_contexts(path: str | os.PathLike[str]) -> Array:
     ValueError
         If the file is no pickle of arrays, or holds something else than contexts; see
         `load_arrays <skvdd.datasets.readers.pickles.load_arrays>` for what is refused.
+
+    Examples
+    --------
+    Two contexts of two objects in the published form, x and y in m, yaw in degrees:
+
+    >>> import pickle
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skvdd.datasets.readers import read_contexts
+    >>> red, green = np.array([0.5, -0.1, 90.0]), np.array([0.5, 0.1, 0.0])
+    >>> quaternion = np.array([1.0, 0.0, 0.0, 0.0])
+    >>> with tempfile.NamedTemporaryFile(suffix=".pkl") as file:
+    ...     _ = file.write(pickle.dumps([[red, quaternion, green, quaternion]] * 2))
+    ...     file.flush()
+    ...     read_contexts(file.name).round(2)
+    array([[ 0.5 , -0.1 ,  1.57,  0.5 ,  0.1 ,  0.  ],
+           [ 0.5 , -0.1 ,  1.57,  0.5 ,  0.1 ,  0.  ]])
     """
     entries = load_arrays(path)
     if not (isinstance(entries, list | tuple) and entries):

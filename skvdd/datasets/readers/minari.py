@@ -44,6 +44,23 @@ def read_minari(dataset: str | os.PathLike[str]) -> Demonstrations:
         If there is no such data set.
     ValueError
         If it is damaged, or has states or actions that are no vectors.
+
+    Examples
+    --------
+    What `Demonstrations.to_minari` writes to the user's folder of data sets is read back:
+
+    >>> import os
+    >>> import tempfile
+    >>> from unittest.mock import patch
+    >>> import numpy as np
+    >>> from skvdd.datasets import Demonstrations, Episode
+    >>> from skvdd.datasets.readers import read_minari
+    >>> demos = Demonstrations([Episode(np.zeros((5, 2)), np.ones((5, 1)))], name="walk")
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     with patch.dict(os.environ, MINARI_DATASETS_PATH=root):
+    ...         _ = demos.to_minari("walk/scripted-v0")
+    ...         read_minari("walk/scripted-v0")
+    Demonstrations('walk', 1 episode, 5 rows, 2 states, 1 action)
     """
     minari = import_minari()
     folder = _folder(minari, dataset)

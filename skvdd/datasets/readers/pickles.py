@@ -38,6 +38,18 @@ def load_arrays(path: str | os.PathLike[str]) -> Any:
     ValueError
         If the file asks for anything else, which is named; nothing of it has been called then.
         Or if it is damaged, or claims arrays that are larger than it is.
+
+    Examples
+    --------
+    >>> import pickle
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skvdd.datasets.readers.pickles import load_arrays
+    >>> with tempfile.NamedTemporaryFile(suffix=".pkl") as file:
+    ...     _ = file.write(pickle.dumps({"actions": np.arange(3.0)}))
+    ...     file.flush()
+    ...     load_arrays(file.name)
+    {'actions': array([0., 1., 2.])}
     """
     program = Path(path).read_bytes()
     try:

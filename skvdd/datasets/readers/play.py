@@ -83,6 +83,20 @@ def read_relay_kitchen(root: str | os.PathLike[str]) -> Demonstrations:
     ----------
     .. [1] A. Gupta et al., "Relay Policy Learning", CoRL 2019; in the form of Z. J. Cui et al.,
        "From Play to Policy", ICLR 2023.
+
+    Examples
+    --------
+    Two invented episodes, of 2 and 3 steps, in the form of the published files:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skvdd.datasets.readers import read_relay_kitchen
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     np.save(f"{root}/observations_seq.npy", np.zeros((2, 3, 60)))
+    ...     np.save(f"{root}/actions_seq.npy", np.zeros((2, 3, 9)))
+    ...     np.save(f"{root}/existence_mask.npy", [[1, 1, 0], [1, 1, 1]])
+    ...     read_relay_kitchen(root)
+    Demonstrations('relay-kitchen', 2 episodes, 5 rows, 30 states, 9 actions)
     """
     data = _load(
         Path(root),
@@ -140,6 +154,20 @@ def read_block_push(root: str | os.PathLike[str]) -> Demonstrations:
     ----------
     .. [1] N. M. M. Shafiullah et al., "Behavior Transformers: Cloning k modes with one stone",
        NeurIPS 2022; zarr stores by C. Chi et al., "Diffusion Policy", RSS 2023.
+
+    Examples
+    --------
+    Two invented episodes, of 2 and 3 steps, in the form of the published files:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from skvdd.datasets.readers import read_block_push
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     np.save(f"{root}/multimodal_push_observations.npy", np.zeros((2, 3, 16)))
+    ...     np.save(f"{root}/multimodal_push_actions.npy", np.zeros((2, 3, 2)))
+    ...     np.save(f"{root}/multimodal_push_masks.npy", [[1, 1, 0], [1, 1, 1]])
+    ...     read_block_push(root)
+    Demonstrations('block-push', 2 episodes, 5 rows, 10 states, 2 actions)
     """
     root, is_absolute = Path(root), False
     if is_zarr(root):

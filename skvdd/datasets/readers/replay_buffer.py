@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ Array = NDArray[np.floating]
 
 # Others are refused: one of zarr's codecs is pickle.
 CODECS = ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd")
+HEADER = struct.Struct("<4xI4xI")  # of a Blosc chunk: bytes when unpacked, block size, bytes stored
+MANY_CHUNKS = 1000  # an array may have so many, stored or not
 
 
 def read_zarr(path: str | os.PathLike[str]) -> Demonstrations:
@@ -50,6 +53,25 @@ def read_zarr(path: str | os.PathLike[str]) -> Demonstrations:
     ----------
     .. [1] C. Chi et al., "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion",
        RSS 2023.
+
+    Examples
+    --------
+    Two invented episodes, of 3 and 2 steps, in the form of the published stores:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import zarr
+    >>> from skvdd.datasets.readers import read_zarr
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     store = zarr.open_group(f"{root}/push.zarr", mode="w", zarr_format=2)
+    ...     for name, values in {
+    ...         "data/obs": np.zeros((5, 4)),
+    ...         "data/action": np.zeros((5, 2)),
+    ...         "meta/episode_ends": np.array([3, 5]),
+    ...     }.items():
+    ...         _ = store.create_array(name, data=values)
+    ...     read_zarr(f"{root}/push.zarr")
+    Demonstrations('push', 2 episodes, 5 rows, 4 states, 2 actions)
     """
     path = Path(path)
     episodes = [
@@ -89,8 +111,8 @@ def read_series(
         raise FileNotFoundError(f"{path} is missing: it must be the folder of a zarr store.")
     try:
         store = zarr.open_group(os.fspath(path), mode="r", zarr_format=2)
-        members = [store[name] for name in ("data/obs", "data/action", "meta/episode_ends")]
-        observations, actions, ends = (_read_member(member) for member in members)
+        names = ("data/obs", "data/action", "meta/episode_ends")
+        observations, actions, ends = (_read_member(store[name], path / name) for name in names)
     except KeyError as error:
         raise ValueError(f"{path} must hold the array {error}, and does not.") from error
     except Exception as error:  # damage shows as nearly anything
@@ -109,7 +131,7 @@ def read_series(
     return series
 
 
-def _read_member(member: Any) -> Array:
+def _read_member(member: Any, folder: Path) -> Array:
     """Read an array whose claims are sound."""
     about = member.metadata.to_dict()
     compressor = about.get("compressor")
@@ -121,7 +143,29 @@ def _read_member(member: Any) -> Array:
         check_expansion(
             member.name, math.prod(shape) * member.dtype.itemsize, member.nbytes_stored()
         )
+    if member.nchunks > max(MANY_CHUNKS, member.nbytes_stored()):
+        raise ValueError(f"{member.name} claims {member.nchunks} chunks, most of them missing")
+    if compressor is not None and compressor["id"] == "blosc":
+        _check_blosc(member, folder)
     return np.asarray(member[:])
+
+
+def _check_blosc(member: Any, folder: Path) -> None:
+    """Refuse chunks whose headers claim other sizes than they have.
+
+    Blosc's decompressor is not told how long a chunk is: it believes the header, and would read and
+    write beyond the memory that is there. Within the right sizes it checks everything itself.
+    """
+    n_bytes = math.prod(member.chunks) * member.dtype.itemsize
+    for place in np.ndindex(member.cdata_shape):
+        chunk = folder / member.metadata.encode_chunk_key(place)
+        if not chunk.is_file():  # of nothing but the fill value
+            continue
+        with chunk.open("rb") as file:
+            header = file.read(HEADER.size)
+        n_stored = chunk.stat().st_size
+        if n_stored < HEADER.size or HEADER.unpack(header) != (n_bytes, n_stored):
+            raise ValueError(f"chunk {chunk.name} of {member.name} has not the sizes it claims")
 
 
 def _check_ends(path: Path, ends: Array, n_states: int, n_actions: int) -> None:

@@ -1,0 +1,109 @@
+"""How times are taken: medians of many calls, on a known number of threads."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+N_CALLS = 1000  # of a function that is timed, unless it is too slow
+LONGEST = 4.0  # s, after which no more calls are begun
+FEWEST = 5  # calls, however slow
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a call.
+
+    Parameters
+    ----------
+    median, high : float
+        Median and 99th percentile.
+    """
+
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Times:
+        """Return those of some calls."""
+        return cls(float(np.median(seconds)), float(np.quantile(seconds, 0.99)))
+
+
+class Clock:
+    """A callback that notes the time whenever a report of a training run ends."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Do nothing at the beginning of `fit`."""
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Do nothing at the beginning of a task."""
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+        """Note the time of a leaf task."""
+        if context.max_subtasks == 0:
+            self.times.append(time.perf_counter())
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Do nothing at the end of `fit`."""
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Let torch and NumPy use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        with threadpool_limits(n):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def time_calls(
+    function: Callable[..., Any], arguments: Sequence[Any], n_calls: int = N_CALLS
+) -> Times:
+    """Time a function, called with each of some arguments in turn, after a tenth to warm up."""
+    calls = itertools.cycle(arguments)
+    _seconds(function, calls, n_calls // 10, LONGEST / 10)
+    return Times.of(_seconds(function, calls, n_calls, LONGEST))
+
+
+def time_each(function: Callable[..., Any], arguments: Sequence[Any]) -> list[float]:
+    """Return the seconds of a call with each of some arguments."""
+    return _seconds(function, iter(arguments), len(arguments), math.inf)
+
+
+def seconds_per_iteration(
+    estimator: Any, n_iterations: int, *data: Any, **fit_params: Any
+) -> float:
+    """Fit for so many iterations, at most 100, and return the median time of one."""
+    clock = Clock()
+    estimator.set_params(max_iter=n_iterations, random_state=0).set_callbacks(clock)
+    estimator.fit(*data, **fit_params)
+    estimator.set_callbacks()
+    return float(np.median(np.diff(clock.times)))
+
+
+def _seconds(
+    function: Callable[..., Any], calls: Iterator[Any], n_calls: int, longest: float
+) -> list[float]:
+    """Return the seconds of each call: so many calls, or fewer if they take too long."""
+    seconds: list[float] = []
+    while len(seconds) < n_calls and (sum(seconds) < longest or len(seconds) < FEWEST):
+        argument = next(calls)
+        start = time.perf_counter()
+        function(argument)
+        seconds.append(time.perf_counter() - start)
+    return seconds
