@@ -43,9 +43,9 @@ from skvdd.training import FitStart, Update, from_first, is_first_process, n_pro
 Network = TypeVar("Network", bound=nn.Module)
 RandomStates = int | np.random.RandomState | Sequence[np.random.RandomState] | None
 
-# Matrix products of fewer rows take other kernels, which round differently: a row padded to this
-# many neighbours gives the same bits alone as in any batch.
-MIN_ROWS = 16
+# Matrix products of few rows, and the rows left over at the end of many, take other kernels, which
+# round differently: in a multiple of so many rows each gives the same bits alone as in any batch.
+ROW_MULTIPLE = 16
 # Actions evaluated at once, so that a query of millions needs no memory of that size.
 MAX_ACTIONS = 8192
 
@@ -516,7 +516,7 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
         """
         n = len(tensors[0])
         device = resolve_device(self.device)
-        size = max(MIN_ROWS, MAX_ACTIONS // width)
+        size = ROW_MULTIPLE * max(1, MAX_ACTIONS // (ROW_MULTIPLE * width))
         blocks = []
         with torch.no_grad():  # not inference mode: likelihoods differentiate inside
             for start in range(0, n, size):
@@ -589,9 +589,9 @@ def row_scaler(scaler: StandardScaler, window_size: int, goal_dim: int) -> Stand
 
 
 def pad_rows(rows: Tensor) -> Tensor:
-    """Repeat the last row until there are `MIN_ROWS`."""
-    missing = MIN_ROWS - len(rows)
-    return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+    """Repeat the last row until there are a multiple of `ROW_MULTIPLE`."""
+    missing = -len(rows) % ROW_MULTIPLE
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 def row_noise(random_state: RandomStates, n: int, shape: tuple[int, ...]) -> NDArray:

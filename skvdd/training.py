@@ -158,7 +158,7 @@ def train(
     Raises
     ------
     FloatingPointError
-        If a loss is not finite, or cannot be computed; names the iteration and the term.
+        If a loss is not finite; names the iteration and the term.
     ValueError
         If there are more processes than rows in a minibatch.
     RuntimeError
@@ -252,6 +252,11 @@ class Run:
             for u in updates
         ]
         self.average = copy.deepcopy(network) if ema_decay else None
+        # Listed once: to walk through the modules takes longer than to average their weights.
+        self._weights, self._buffers = (
+            [list(tensors(module)) for module in (self.averaged(), network)]
+            for tensors in (nn.Module.parameters, nn.Module.buffers)
+        )
 
     @property
     def finished(self) -> bool:
@@ -266,22 +271,13 @@ class Run:
         for update, optimiser in zip(self.updates, self.optimisers, strict=True):
             optimiser.param_groups[0]["lr"] = update.learning_rate * factor
             for _ in range(update.repeats):
-                loss = self._loss(update, progress)
+                loss = update.loss(self.batch.draw(self.generator), progress)
                 _descend(loss.total, update, optimiser, self.batch)
                 terms |= {update.name: loss.total.detach(), **loss.terms}
         if self.average is not None:
-            self._follow(self.average)
+            self._follow()
         self.losses.append(terms)
         self.iteration += 1
-
-    def _loss(self, update: Update, progress: float) -> Loss:
-        """Return the loss of an update on a minibatch."""
-        rows = self.batch.draw(self.generator)
-        try:
-            return update.loss(rows, progress)
-        except torch.linalg.LinAlgError as error:  # NaN, or a covariance out of all proportion
-            what = f"the loss term {update.name!r} cannot be computed"
-            raise _diverged(what, self.iteration) from error
 
     def report(self) -> dict[str, Any]:
         """Read back the losses since the last report and add their means to the history."""
@@ -356,14 +352,13 @@ class Run:
         return 0.5 * (1.0 + math.cos(math.pi * (progress - WARM_UP) / (1.0 - WARM_UP)))
 
     @torch.no_grad()
-    def _follow(self, average: nn.Module) -> None:
+    def _follow(self) -> None:
         """Move the average towards the network; its memory grows to ``1 / (1 - decay)`` steps."""
         # Short runs, and the start of long ones, must not remember the untrained weights.
         n = self.iteration
         memory = min(self.ema_decay, (1.0 + n) / (10.0 + n)) if n else 0.0
-        kept, current = list(average.parameters()), list(self.network.parameters())
-        torch._foreach_lerp_(kept, current, 1.0 - memory)  # type: ignore[arg-type]
-        for own, new in zip(average.buffers(), self.network.buffers(), strict=True):
+        torch._foreach_lerp_(*self._weights, 1.0 - memory)
+        for own, new in zip(*self._buffers, strict=True):
             own.copy_(new)
 
     def _check_finite(self, names: list[str], values: Tensor) -> None:
@@ -371,15 +366,11 @@ class Run:
         if len(bad):
             step, term = bad[0].tolist()
             iteration = self.iteration - len(values) + step
-            what = f"the loss term {names[term]!r} is {values[step, term].item()}"
-            raise _diverged(what, iteration)
-
-
-def _diverged(what: str, iteration: int) -> FloatingPointError:
-    return FloatingPointError(
-        f"{what} at iteration {iteration}: training diverged. Lower learning_rate, or look for "
-        "extreme values in the data."
-    )
+            raise FloatingPointError(
+                f"the loss term {names[term]!r} is {values[step, term].item()} at iteration "
+                f"{iteration}: training diverged. Lower learning_rate, or look for extreme values "
+                "in the data."
+            )
 
 
 def _detached(tensors: Any) -> Any:
@@ -400,7 +391,8 @@ def _keep_freed_memory() -> None:
 
 
 def _descend(loss: Tensor, update: Update, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
-    optimiser.zero_grad(set_to_none=True)
+    for parameter in update.parameters:  # as `zero_grad` does, without its book-keeping
+        parameter.grad = None
     loss.backward()
     if batch.is_shared:
         batch.average_gradients(update.parameters)

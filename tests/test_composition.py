@@ -1,7 +1,9 @@
 """Policies inside scikit-learn's own: searches, validations, pipelines, data frames, processes."""
 
+import gc
 import os
 import re
+import weakref
 from types import SimpleNamespace
 
 import joblib
@@ -446,6 +448,20 @@ def test_a_notebook_shows_parameters_and_a_link(estimator, data):
         page = shown._repr_html_()
         assert link in page
         assert re.search(r"<td class=\"param\">\s*(<[^>]*>\s*)*window_size", page)
+
+
+# -- many fits in one process ----------------------------------------------------------------------
+
+
+@every_estimator
+def test_a_fitted_policy_leaves_nothing_behind(estimator, data):
+    """What a search fits and drops is freed; ``python -m benchmarks.memory`` measures it."""
+    policy = clone(estimator).fit(*data)
+    policy.act(data[0][:3], random_state=0)
+    left = [weakref.ref(policy), weakref.ref(policy.network_)]
+    del policy
+    gc.collect()
+    assert [reference() for reference in left] == [None, None]
 
 
 # -- processes ------------------------------------------------------------------------------------

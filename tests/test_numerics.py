@@ -332,7 +332,6 @@ def test_a_thousand_iterations_leave_no_drift_and_no_growth():
     assert np.ptp(losses[-10:]) < 0.5
 
 
-@pytest.mark.xfail(strict=True, reason="an odd number of rows beyond 16 may round its last one")
 def test_a_query_has_the_same_bits_in_blocks_of_any_size():
     X, y = make_data(130)
     for estimator in make_estimators(max_iter=10):

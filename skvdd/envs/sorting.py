@@ -72,11 +72,6 @@ def color_orders(n_blocks: int) -> tuple[str, ...]:
     tuple of str
         In the order of their `d3il_key`.
 
-    References
-    ----------
-    .. [1] X. Jia et al., "Towards Diverse Behaviors: A Benchmark for Imitation Learning with
-       Human Demonstrations", ICLR 2024.
-
     Examples
     --------
     >>> from skvdd.envs.sorting import color_orders
@@ -222,6 +217,11 @@ class Sorting(RobotTask):
 
     - v0: first version. The blocks start on the platform, where D3IL starts them inside it and
       lets the simulator throw them out.
+
+    References
+    ----------
+    .. [1] X. Jia et al., "Towards Diverse Behaviors: A Benchmark for Imitation Learning with
+       Human Demonstrations", ICLR 2024.
 
     Examples
     --------

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skvdd.nn.triangular import cholesky, inverse
+
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -70,7 +72,7 @@ def component_log_prob(mixture: GaussianMixture, actions: Tensor) -> Tensor:
     Tensor of shape (n, S, K)
         Log-densities in nats.
     """
-    white = _whiten(_inverse(mixture), mixture, actions)
+    white = _whiten(inverse(mixture.scale_tril), mixture, actions)
     return _component_log_prob(mixture, white).transpose(1, 2)
 
 
@@ -102,12 +104,12 @@ def action_score(mixture: GaussianMixture, actions: Tensor) -> Tensor:
     Tensor of shape (n, S, d_a)
         The score of the mixture, in closed form.
     """
-    inverse = _inverse(mixture)
-    white = _whiten(inverse, mixture, actions)
+    whitener = inverse(mixture.scale_tril)
+    white = _whiten(whitener, mixture, actions)
     joint = mixture.log_gate[..., None] + _component_log_prob(mixture, white)
     weight = torch.softmax(joint, dim=1)
     # Sigma^{-1} (a - mu) = L^{-T} white
-    return -((weight[..., None] * white) @ inverse).sum(dim=1)
+    return -((weight[..., None] * white) @ whitener).sum(dim=1)
 
 
 def entropy(mixture: GaussianMixture) -> Tensor:
@@ -126,7 +128,7 @@ def smooth(mixture: GaussianMixture, sigma: Tensor) -> GaussianMixture:
     scale = mixture.scale_tril
     eye = torch.eye(scale.shape[-1], dtype=scale.dtype, device=scale.device)
     covariance = scale @ scale.mT + sigma[:, None, None, None].square() * eye
-    return GaussianMixture(mixture.log_gate, mixture.mean, torch.linalg.cholesky(covariance))
+    return GaussianMixture(mixture.log_gate, mixture.mean, cholesky(covariance))
 
 
 def affine(mixture: GaussianMixture, shift: Tensor, scale: Tensor) -> GaussianMixture:
@@ -136,15 +138,9 @@ def affine(mixture: GaussianMixture, shift: Tensor, scale: Tensor) -> GaussianMi
     )
 
 
-def _whiten(inverse: Tensor, mixture: GaussianMixture, actions: Tensor) -> Tensor:
+def _whiten(whitener: Tensor, mixture: GaussianMixture, actions: Tensor) -> Tensor:
     """Return ``L_z^{-1} (a - mu_z)``, shape (n, K, S, d_a): experts first, to spare copies."""
-    return (actions[:, None] - mixture.mean[:, :, None]) @ inverse.mT
-
-
-def _inverse(mixture: GaussianMixture) -> Tensor:
-    scale = mixture.scale_tril
-    eye = torch.eye(scale.shape[-1], dtype=scale.dtype, device=scale.device)
-    return torch.linalg.solve_triangular(scale, eye.expand_as(scale), upper=False)
+    return (actions[:, None] - mixture.mean[:, :, None]) @ whitener.mT
 
 
 def _component_log_prob(mixture: GaussianMixture, white: Tensor) -> Tensor:
