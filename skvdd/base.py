@@ -619,9 +619,10 @@ def row_noise(random_state: RandomStates, n: int, shape: tuple[int, ...]) -> NDA
         If a sequence holds anything but one ``RandomState`` a row.
     """
     if isinstance(random_state, Sequence):
-        others = [rng for rng in random_state if not isinstance(rng, np.random.RandomState)]
-        if others or len(random_state) != n:
-            found = f"{others[0]!r}" if others else f"{len(random_state)} for {n} rows"
+        streams: Sequence[Any] = random_state
+        others = [rng for rng in streams if not isinstance(rng, np.random.RandomState)]
+        if others or len(streams) != n:
+            found = repr(others[0]) if others else f"{len(streams)} for {n} rows"
             raise ValueError(
                 "random_state, given as a sequence, must hold one RandomState for each row of X: "
                 f"got {found}."

@@ -253,10 +253,9 @@ class Run:
         ]
         self.average = copy.deepcopy(network) if ema_decay else None
         # Listed once: to walk through the modules takes longer than to average their weights.
-        self._weights, self._buffers = (
-            [list(tensors(module)) for module in (self.averaged(), network)]
-            for tensors in (nn.Module.parameters, nn.Module.buffers)
-        )
+        modules = self.averaged(), network
+        self._weights = [list(module.parameters()) for module in modules]
+        self._buffers = [list(module.buffers()) for module in modules]
 
     @property
     def finished(self) -> bool:
@@ -357,7 +356,8 @@ class Run:
         # Short runs, and the start of long ones, must not remember the untrained weights.
         n = self.iteration
         memory = min(self.ema_decay, (1.0 + n) / (10.0 + n)) if n else 0.0
-        torch._foreach_lerp_(*self._weights, 1.0 - memory)
+        averages, weights = self._weights
+        torch._foreach_lerp_(averages, weights, 1.0 - memory)  # type: ignore[arg-type]
         for own, new in zip(*self._buffers, strict=True):
             own.copy_(new)
 

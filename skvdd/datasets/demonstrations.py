@@ -555,7 +555,12 @@ class Demonstrations:
 
 
 def _check_alike(first: Episode, episode: Episode, i: int) -> None:
-    """Refuse an episode that has other columns or cameras than the first one."""
+    """Refuse what is no episode, or has other columns or cameras than the first one."""
+    if not isinstance(episode, Episode):
+        raise TypeError(
+            f"Demonstrations are made of Episode objects, got {type(episode).__name__} at {i}. "
+            "Use Episode(states, actions)."
+        )
     widths = episode.states.shape[1], episode.actions.shape[1]
     expected = first.states.shape[1], first.actions.shape[1]
     if widths != expected:

@@ -391,6 +391,12 @@ def test_names_of_columns_survive_where_both_have_them():
     assert "actions" not in (one + two).metadata
 
 
+def test_only_episodes_make_a_set():
+    message = "Demonstrations are made of Episode objects, got tuple at 1. Use Episode(states, "
+    with pytest.raises(TypeError, match=f"^{re.escape(message + 'actions).')}$"):
+        Demonstrations([make_set()[0], (np.zeros((3, 2)), np.zeros((3, 1)))])
+
+
 def test_only_sets_are_put_together():
     with pytest.raises(TypeError):
         make_set() + 1
