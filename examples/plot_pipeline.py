@@ -34,7 +34,7 @@ NAMES = [f"{column}_{when}" for when in ("before", "now") for column in COLUMNS]
 
 windows, actions, _ = load_demonstrations("avoiding").windows(window_size=2)
 rows = pd.DataFrame(windows.reshape(len(windows), -1), columns=NAMES)
-print(rows.iloc[:3].T.round(3))
+print(rows.iloc[:3].round(3).to_string())
 
 # %%
 # Features of one's own

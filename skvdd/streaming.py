@@ -118,7 +118,7 @@ def standardise(scaler: StandardScaler, values: NDArray) -> Tensor:
     """Return ``(values - mean) / scale`` along the last axis as a float32 tensor."""
     # In float64 first: raw units may have an offset much larger than their spread.
     if len(values) <= BLOCK:
-        return torch.from_numpy(((values - scaler.mean_) / scaler.scale_).astype(np.float32))
+        return torch.from_numpy(((values - scaler.mean_) / scaler.scale_).astype(np.float32, order="C"))
     standard = np.empty(values.shape, dtype=np.float32)
     for start in range(0, len(values), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -159,7 +159,7 @@ def raw_blocks(values: NDArray) -> Iterator[NDArray]:
         yield values
         return
     for start in range(0, len(values), BLOCK):
-        yield np.asarray(values[start : start + BLOCK], dtype=np.float64)
+        yield np.asarray(values[start : start + BLOCK], dtype=np.float64, order="C")
 
 
 def fits(n_bytes: int, device: torch.device) -> bool:

@@ -95,10 +95,16 @@ def test_a_bench_measures_a_machine_once(quick):
 
 def test_all_threads_come_back_even_after_an_error():
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), stopwatch.threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError
-    assert torch.get_num_threads() == before
+    seen = []
+
+    def fail():
+        with stopwatch.threads(before + 1):
+            seen.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [*seen, torch.get_num_threads()] == [before + 1, before]
 
 
 def test_calls_take_their_arguments_in_turn():
