@@ -118,7 +118,9 @@ def standardise(scaler: StandardScaler, values: NDArray) -> Tensor:
     """Return ``(values - mean) / scale`` along the last axis as a float32 tensor."""
     # In float64 first: raw units may have an offset much larger than their spread.
     if len(values) <= BLOCK:
-        return torch.from_numpy(((values - scaler.mean_) / scaler.scale_).astype(np.float32, order="C"))
+        return torch.from_numpy(
+            ((values - scaler.mean_) / scaler.scale_).astype(np.float32, order="C")
+        )
     standard = np.empty(values.shape, dtype=np.float32)
     for start in range(0, len(values), BLOCK):
         rows = slice(start, start + BLOCK)
