@@ -300,7 +300,7 @@ def test_tensorboard_reads_a_resumed_fit_as_one(logger_first, data, tmp_path):
 
 def test_a_missing_tensorboard_is_named_at_once(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.setattr("skvdd.callbacks.find_spec", lambda name: None)
+    monkeypatch.setattr("skvdd.callbacks.loggers.find_spec", lambda name: None)
     message = "TensorBoardLogger needs the package tensorboard: pip install tensorboard."
     with pytest.raises(ModuleNotFoundError, match=f"^{re.escape(message)}"):
         TensorBoardLogger(tmp_path)
