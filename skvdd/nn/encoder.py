@@ -95,7 +95,7 @@ class TransformerEncoder(nn.Module):
         self.embedding = nn.Linear(n_states, hidden_size)
         self.position = nn.Parameter(0.02 * torch.randn(window_size, hidden_size))
         blocks = [CausalAttentionBlock(hidden_size, n_heads) for _ in range(n_layers)]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(hidden_size)
 
     def forward(self, states: Tensor) -> Tensor:
@@ -106,4 +106,6 @@ class TransformerEncoder(nn.Module):
         if self.goal_embedding is not None:
             goal = self.goal_embedding(rows[:, None, windows.shape[1] :])
             tokens = torch.cat([goal, tokens], dim=1)
-        return self.norm(self.blocks(tokens)[:, -1])
+        for block in self.blocks:  # nobody reads what the last one would say of earlier states
+            tokens = block(tokens, last_only=block is self.blocks[-1])
+        return self.norm(tokens[:, -1])
