@@ -21,6 +21,7 @@ from benchmarks.stopwatch import Times, threads, time_calls, time_each
 from skvdd import DiffusionPolicy, GaussianMoEPolicy
 from skvdd.datasets import load_demonstrations
 from skvdd.evaluation import evaluate_policy
+from skvdd.rollouts import BLOCK_SIZE
 
 PUBLISHED_CONTROL_STEP = 55e-3  # s, the faster of the figures
 PUBLISHED_ACTIONS = {"transformer 4 x 72": 4.2e-3}  # s
@@ -108,7 +109,7 @@ def episode_rows(bench: Bench) -> Iterator[Row]:
     policy = GaussianMoEPolicy(window_size=WINDOW_SIZE, max_iter=1500, random_state=0)
     policy.fit(*bench.data)
     step = time_steps("avoiding", "skvdd/Avoiding-v0")[0].median
-    evaluate(policy, 2, 2)  # starts the processes
+    evaluate(policy, 2, 2 * BLOCK_SIZE)  # starts both processes
     for n_jobs, n_threads in ((1, 1), (1, 2), (2, 1)):
         with threads(n_threads):
             start = time.perf_counter()
