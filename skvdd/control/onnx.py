@@ -6,6 +6,7 @@ import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,10 +74,33 @@ def to_onnx(graph: Graph, examples: tuple[Tensor, ...]) -> bytes:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_shapes=tuple({0: any_number} for _ in rows),
+            custom_translation_table={
+                torch.ops.aten.scaled_dot_product_attention.default: _attention
+            },
         )
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
     return content
+
+
+def _attention(
+    query: Any, key: Any, value: Any, mask: None = None, dropout: float = 0.0, causal: bool = False
+) -> Any:
+    """Translate attention with the sizes that are known, all but the number of rows.
+
+    The exporter's own translation computes shapes and mask anew in every run, in twenty operations
+    more a layer: a fifth of the time that one row takes.
+    """
+    from onnx import numpy_helper
+    from onnxscript import opset18
+
+    n_queries, size = query.shape[-2:]
+    scale = opset18.Constant(value_float=size**-0.5)
+    logits = opset18.MatMul(opset18.Mul(query, scale), opset18.Transpose(key, perm=[0, 1, 3, 2]))
+    if causal:
+        later = np.triu(np.full((n_queries, n_queries), -np.inf, dtype=np.float32), k=1)
+        logits = opset18.Add(logits, opset18.Constant(value=numpy_helper.from_array(later)))
+    return opset18.MatMul(opset18.Softmax(logits, axis=-1), value)
 
 
 def verify(graph: Graph, model: bytes, examples: tuple[Tensor, ...]) -> None:

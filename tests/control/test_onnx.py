@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from onnx import load
 from onnxruntime import InferenceSession
 
 from skvdd import GaussianMoEPolicy
@@ -79,3 +80,11 @@ def test_the_file_needs_onnxruntime_alone(small, tmp_path):
         "sys.exit(int('torch' in sys.modules or 'skvdd' in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_nothing_about_shapes_is_left_to_run_time(tmp_path):
+    policy = GaussianMoEPolicy(2, encoder="transformer", window_size=3, **SMALL).fit(*make_data())
+    policy.export_onnx(tmp_path / "policy.onnx")
+    operations = {node.op_type for node in load(tmp_path / "policy.onnx").graph.node}
+    assert "Softmax" in operations
+    assert not operations & {"Shape", "Expand", "Trilu"}
