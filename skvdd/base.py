@@ -493,7 +493,10 @@ class BasePolicy(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
     def _network(self) -> Any:
         """Return the trained network on the device of this estimator."""
-        return self.network_.to(resolve_device(self.device))
+        device = resolve_device(self.device)
+        if next(self.network_.parameters()).device != device:  # to ask costs less than to move
+            self.network_.to(device)
+        return self.network_
 
     def _evaluate(
         self, function: Callable[..., Tensor], *tensors: Tensor, width: int = 1
