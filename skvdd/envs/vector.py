@@ -35,7 +35,7 @@ class EnvPool:
         How many to make.
     n_threads : int or None, default=None
         Threads that step. MuJoCo releases Python's lock while it simulates, so two idle
-        cores step 32 Avoiding environments 1.8 times as fast as one. None takes one thread
+        cores step 32 Avoiding environments 1.4 to 1.8 times as fast as one. None takes one thread
         per core, at most 8 and at most one per environment.
     **make_kwargs
         Passed on to `gymnasium.make`. Its passive checker is off unless asked for.
