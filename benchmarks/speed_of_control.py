@@ -41,7 +41,8 @@ def action_rows(bench: Bench) -> Iterator[Row]:
     for n_steps, published in PUBLISHED_TEACHER.items():
         teacher = bench.teacher.set_params(n_steps=n_steps)
         work = teacher_work(teacher.network_, row, n_steps)
-        yield from _engine_rows(bench, f"teacher, {n_steps} step{'s' * (n_steps > 1)}", teacher, work, published)
+        name = f"teacher, {n_steps} step{'s' * (n_steps > 1)}"
+        yield from _engine_rows(bench, name, teacher, work, published)
 
 
 def teacher_work(network: Any, row: Tensor, n_steps: int) -> tuple[int, int]:
