@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 
-from benchmarks import speed_of_control, speed_of_training
+import torch
+
+from benchmarks import speed_of_control, speed_of_training, speed_on_gpu
 from benchmarks.bench import Bench, Row, Section
 
 
@@ -34,6 +36,7 @@ SECTIONS = {
     ),
     **speed_of_control.SECTIONS,
     **speed_of_training.SECTIONS,
+    **(speed_on_gpu.SECTIONS if torch.cuda.is_available() else {}),
 }
 
 

@@ -649,8 +649,11 @@ def seeded_network(build: Callable[[], Network], seed: int) -> Network:
 def resolve_device(device: str | torch.device) -> torch.device:
     """Return the device that a ``device`` parameter means; ``"auto"`` prefers a GPU."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:  # as tensors name where they are
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def check_device(device: str | torch.device) -> None:

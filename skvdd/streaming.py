@@ -114,6 +114,11 @@ def is_streamed(values: Any) -> bool:
     return 8 * int(np.prod(shape, dtype=np.int64)) > STREAMED_BYTES
 
 
+def is_resident(*values: Rows | Contexts | None) -> bool:
+    """Say whether rows and contexts are on the device as a whole, none read in when asked for."""
+    return not any(isinstance(value, StreamedRows | StreamedContexts) for value in values)
+
+
 def standardise(scaler: StandardScaler, values: NDArray) -> Tensor:
     """Return ``(values - mean) / scale`` along the last axis as a float32 tensor."""
     # In float64 first: raw units may have an offset much larger than their spread.

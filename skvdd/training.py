@@ -21,6 +21,8 @@ import torch.distributed as dist
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from skvdd.replay import Replay
+
 REPORTS = 100  # rows of history, and calls of the callbacks, in one run
 WARM_UP = 0.05  # share of the run in which the learning rate rises to its full value
 GRADIENT_NORM = 1.0  # gradients longer than this are shortened to it
@@ -54,7 +56,7 @@ class Update:
         Column of ``total`` in the history.
     loss : callable
         Maps the row indices of a minibatch (b,) and the share of training that is done, in
-        [0, 1], to a `Loss`.
+        [0, 1], to a `Loss`. The share is a number, or a tensor where an iteration is replayed.
     parameters : sequence of Parameter
         What this step changes.
     learning_rate : float
@@ -63,14 +65,21 @@ class Update:
         Steps of this kind in each iteration.
     memory : mapping of str to Tensor
         What the loss remembers from step to step, changed in place; part of every checkpoint.
+    prepare : callable, optional
+        Called before every iteration, for what is not done in each alike.
+    replayable : bool, default=True
+        Whether a GPU may repeat the loss without Python: always the same operations, none of which
+        needs the host (`skvdd.replay`).
     """
 
     name: str
-    loss: Callable[[Tensor, float], Loss]
+    loss: Callable[[Tensor, float | Tensor], Loss]
     parameters: Sequence[nn.Parameter]
     learning_rate: float
     repeats: int = 1
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
+    replayable: bool = True
 
 
 @dataclass(frozen=True)
@@ -242,15 +251,27 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.notes: dict[str, dict[str, float]] = {}
         self.kept: dict[str, dict[str, Tensor]] = {}
-        self.losses: list[dict[str, Tensor]] = []  # not yet read back
+        self.loss_names: list[str] = []
+        self.losses: list[Tensor] = []  # a row each iteration, not yet read back
         if batch.is_shared:
             _share(network, updates, batch, generator)
+        replayed = (
+            generator.device.type == "cuda"
+            and not batch.is_shared
+            and all(update.replayable for update in updates)
+        )
+        # What changes from one iteration to the next: numbers, or tensors that a replay reads.
+        self.progress: float | Tensor = 0.0
+        rates: list[float | Tensor] = [update.learning_rate for update in updates]
+        if replayed:
+            self.progress, *rates = torch.tensor([0.0, *rates], device=generator.device).unbind()
         self.optimisers = [
             torch.optim.AdamW(
-                u.parameters, lr=u.learning_rate, weight_decay=weight_decay, fused=True
+                u.parameters, lr=lr, weight_decay=weight_decay, fused=True, capturable=replayed
             )
-            for u in updates
+            for u, lr in zip(updates, rates, strict=True)
         ]
+        self._replay = Replay(generator) if replayed else None
         self.average = copy.deepcopy(network) if ema_decay else None
         # Listed once: to walk through the modules takes longer than to average their weights.
         modules = self.averaged(), network
@@ -264,25 +285,45 @@ class Run:
 
     def step(self) -> None:
         """Do one iteration: every update, as often as it repeats, each on rows of its own."""
-        progress = self.iteration / max(1, self.max_iter)
-        factor = self._learning_rate_factor()
-        terms: dict[str, Tensor] = {}
-        for update, optimiser in zip(self.updates, self.optimisers, strict=True):
-            optimiser.param_groups[0]["lr"] = update.learning_rate * factor
-            for _ in range(update.repeats):
-                loss = update.loss(self.batch.draw(self.generator), progress)
-                _descend(loss.total, update, optimiser, self.batch)
-                terms |= {update.name: loss.total.detach(), **loss.terms}
+        self._set_clock()
+        for update in self.updates:
+            if update.prepare is not None:
+                update.prepare()
+        descend = self._descend_all
+        self.losses.append(self._replay(descend) if self._replay else descend())
         if self.average is not None:
             self._follow()
-        self.losses.append(terms)
         self.iteration += 1
+
+    def _set_clock(self) -> None:
+        """Set the share of training that is done, and the learning rates of this iteration."""
+        progress, factor = self.iteration / max(1, self.max_iter), self._learning_rate_factor()
+        if isinstance(self.progress, Tensor):
+            self.progress.fill_(progress)
+        else:
+            self.progress = progress
+        for update, optimiser in zip(self.updates, self.optimisers, strict=True):
+            rate, group = update.learning_rate * factor, optimiser.param_groups[0]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _descend_all(self) -> Tensor:
+        """Take the steps of an iteration and return the losses, in the order of their names."""
+        terms: dict[str, Tensor] = {}
+        for update, optimiser in zip(self.updates, self.optimisers, strict=True):
+            for _ in range(update.repeats):
+                loss = update.loss(self.batch.draw(self.generator), self.progress)
+                _descend(loss.total, update, optimiser, self.batch)
+                terms |= {update.name: loss.total.detach(), **loss.terms}
+        self.loss_names = list(terms)
+        return torch.stack(list(terms.values()))
 
     def report(self) -> dict[str, Any]:
         """Read back the losses since the last report and add their means to the history."""
-        names = list(self.losses[0])
-        values = torch.stack([torch.stack([row[name] for name in names]) for row in self.losses])
-        values = self.batch.average(values.double()).cpu()
+        names = self.loss_names
+        values = self.batch.average(torch.stack(self.losses).double()).cpu()
         self._check_finite(names, values)
         self.losses.clear()
         rate = float(self.updates[0].learning_rate * self._learning_rate_factor())

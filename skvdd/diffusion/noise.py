@@ -58,7 +58,7 @@ def log_logistic(uniform: Tensor, noise_min: float, noise_max: float, sigma_data
     return _truncated(cdf, icdf, uniform, noise_min, noise_max)
 
 
-def log_uniform(uniform: Tensor, noise_min: float, noise_max: float) -> Tensor:
+def log_uniform(uniform: Tensor, noise_min: float, noise_max: float | Tensor) -> Tensor:
     """Turn uniform numbers into noise levels whose logarithms are uniform."""
     return noise_min * (noise_max / noise_min) ** uniform
 
@@ -71,7 +71,7 @@ def _truncated(
     noise_max: float,
 ) -> Tensor:
     bounds = torch.tensor([noise_min, noise_max], dtype=torch.float64).log()
-    low, high = cdf(bounds).to(uniform)
+    low, high = cdf(bounds).to(uniform.dtype).tolist()  # numbers: a GPU would wait for tensors
     # Rounding may step over the bounds by a hair, which the clamp takes back.
     return icdf(low + (high - low) * uniform).exp().clamp(noise_min, noise_max)
 

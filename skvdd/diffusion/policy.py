@@ -37,7 +37,7 @@ from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.likelihood import flow_log_prob, likelihood_steps
 from skvdd.diffusion.noise import NOISE_DENSITIES, PROCESSES, SCHEDULES, NoiseLevels
 from skvdd.diffusion.samplers import SAMPLERS, STOCHASTIC, draw_actions
-from skvdd.streaming import BLOCK, Rows
+from skvdd.streaming import BLOCK, Rows, is_resident
 from skvdd.training import Loss, Update, add_noise, batch_generator, draw
 
 NOISE_DRAWS = 4  # noise levels for each row of a minibatch: the state is encoded once for all
@@ -614,7 +614,7 @@ class DiffusionPolicy(DensityPolicy):
         generator = batch_generator(resolve_device(self.device), seed)
         levels = self._noise()
 
-        def loss(rows: Tensor, progress: float) -> Loss:
+        def loss(rows: Tensor, progress: float | Tensor) -> Loss:
             context = network.context(
                 add_noise(state_rows.index_select(0, rows), self.state_noise, generator)
             )
@@ -624,7 +624,13 @@ class DiffusionPolicy(DensityPolicy):
             sigma = levels.of_training(uniform)
             return Loss(network.residual(context, clean, noise, sigma).square().mean())
 
-        update = Update("denoising", loss, list(network.parameters()), self.learning_rate)
+        update = Update(
+            "denoising",
+            loss,
+            list(network.parameters()),
+            self.learning_rate,
+            replayable=is_resident(state_rows, action_rows),
+        )
         self._train(
             network,
             [update],

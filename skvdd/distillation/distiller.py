@@ -479,13 +479,21 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         steps = replace(steps, network=network)
         parameters = list(network.expert_parameters())
         updates = [
-            Update("experts", steps.expert_step, parameters, self.learning_rate, self.expert_steps),
+            Update(
+                "experts",
+                steps.expert_step,
+                parameters,
+                self.learning_rate,
+                self.expert_steps,
+                replayable=steps.replayable,
+            ),
             Update(
                 "gating",
                 steps.gating_step,
                 list(network.gating.parameters()),
                 self.learning_rate,
                 self.gating_steps,
+                replayable=steps.replayable,
             ),
         ]
         self._train(

@@ -39,7 +39,7 @@ from skvdd.diffusion.policy import NOISE_DRAWS
 from skvdd.diffusion.teacher import StandardisedScore
 from skvdd.distillation.base import TeacherMixin, TeacherView
 from skvdd.metrics import energy_score
-from skvdd.streaming import Contexts, Rows
+from skvdd.streaming import Contexts, Rows, is_resident
 from skvdd.training import Loss, Update, add_noise, batch_generator, draw
 
 RHO = 7.0  # spacing of the noise levels, that of EDM
@@ -371,6 +371,7 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
             list(network.parameters()),
             self.learning_rate,
             memory=dict(step.target.named_parameters()),
+            replayable=step.replayable,
         )
         self._train(
             network,
@@ -441,7 +442,13 @@ class GeneratorStep:
     state_noise: float
     generator: torch.Generator
 
-    def __call__(self, rows: Tensor, progress: float) -> Loss:
+    @property
+    def replayable(self) -> bool:
+        """Whether a GPU needs nothing of the host: a function of the user's may do anything."""
+        resident = is_resident(self.states, self.actions, self.contexts)
+        return resident and not isinstance(self.teacher, StandardisedScore)
+
+    def __call__(self, rows: Tensor, progress: float | Tensor) -> Loss:
         """Return the loss on some rows, each at several noise levels."""
         self._follow()
         states = add_noise(self.states.index_select(0, rows), self.state_noise, self.generator)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from skvdd.diffusion.noise import log_uniform
+from skvdd.diffusion.teacher import StandardisedScore
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.streaming import Contexts, Rows
+from skvdd.streaming import Contexts, Rows, is_resident
 from skvdd.training import Loss, add_noise, draw
 
-# Actions that the teacher judges at once: what its layers hold for them stays in the cache.
+# Actions that the teacher judges at once: what its layers hold for them stays in a CPU's cache.
 CACHED_ACTIONS = 1024
 
 
@@ -264,7 +265,7 @@ def gating_loss(log_gate: Tensor, log_responsibilities: Tensor) -> Tensor:
 def noise_levels(
     choice: str,
     uniform: Tensor,
-    progress: float,
+    progress: float | Tensor,
     bounds: tuple[float, float],
     teacher_bounds: tuple[float, float],
 ) -> Tensor:
@@ -276,7 +277,7 @@ def noise_levels(
         The density, as described in `skvdd.VDDDistiller`.
     uniform : Tensor of shape (n,)
         Numbers in [0, 1).
-    progress : float
+    progress : float or Tensor of shape ()
         Share of training that is done.
     bounds, teacher_bounds : tuple of float
         Interval of the student, and range of the teacher.
@@ -345,7 +346,13 @@ class Distillation:
     state_noise: float
     generator: torch.Generator
 
-    def expert_step(self, rows: Tensor, progress: float) -> Loss:
+    @property
+    def replayable(self) -> bool:
+        """Whether a GPU needs nothing of the host: a function of the user's may do anything."""
+        resident = is_resident(self.states, self.actions, self.contexts)
+        return resident and not isinstance(self.teacher, StandardisedScore)
+
+    def expert_step(self, rows: Tensor, progress: float | Tensor) -> Loss:
         """Return the M-step objective of the experts (line 4: eq. 16) on some rows."""
         features, states = self._encode(rows)
         context = self._context(rows, features, states)
@@ -379,7 +386,7 @@ class Distillation:
         noised = actions + sigma[:, None] * noise
         return likelihood_loss(gm.smooth(mixture, sigma), noised, sigma)
 
-    def gating_step(self, rows: Tensor, progress: float) -> Loss:
+    def gating_step(self, rows: Tensor, progress: float | Tensor) -> Loss:
         """Return the gating's objective (line 7: eq. 13), its targets from the E-step (line 6)."""
         with torch.no_grad():
             features, _ = self._encode(rows)
@@ -410,7 +417,8 @@ class Distillation:
     def _score(self, context: Tensor, samples: Tensor, sigma: Tensor) -> Tensor:
         """Return the teacher's scores at samples (n, K, v, d_a), one noise level a state."""
         actions = samples.flatten(1, 2)
-        size = max(1, CACHED_ACTIONS // actions.shape[1])
+        n, n_actions = actions.shape[:2]
+        size = n if actions.is_cuda else max(1, CACHED_ACTIONS // n_actions)
         blocks = zip(*(t.split(size) for t in (context, actions, sigma[:, None])), strict=True)
         return torch.cat([self.teacher.score(*block) for block in blocks]).view_as(samples)
 

@@ -12,7 +12,7 @@ from skvdd.mixture.imitation import ImitatingMixturePolicy
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.streaming import Rows
+from skvdd.streaming import Rows, is_resident
 from skvdd.training import Loss, Update, add_noise
 
 
@@ -73,7 +73,7 @@ def em_update(
 ) -> Update:
     """Return the optimiser step of EM on standardised states (n, T, d) and actions (n, d_a)."""
 
-    def loss(rows: Tensor, progress: float) -> Loss:
+    def loss(rows: Tensor, progress: float | Tensor) -> Loss:
         noised = add_noise(states.index_select(0, rows), state_noise, generator)
         terms = em_loss(network(noised), actions.index_select(0, rows))
         return Loss(
@@ -81,7 +81,8 @@ def em_update(
         )
 
     parameters = [p for p in network.parameters() if p.requires_grad]
-    return Update("complete_nll", loss, parameters, learning_rate)
+    replayable = is_resident(states, actions)
+    return Update("complete_nll", loss, parameters, learning_rate, replayable=replayable)
 
 
 class GaussianMoEPolicy(ImitatingMixturePolicy):

@@ -17,7 +17,7 @@ from skvdd.mixture.imitation import ImitatingMixturePolicy
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.streaming import Rows
+from skvdd.streaming import Rows, is_resident
 from skvdd.training import Loss, Update, add_noise
 
 
@@ -137,11 +137,14 @@ class _Rounds:
         """What is kept from step to step, changed in place."""
         return {"n_steps": self.n_steps, **vars(self.curriculum)}
 
-    def step(self, rows: Tensor, progress: float) -> Loss:
-        """Return the objective on some rows."""
+    def prepare(self) -> None:
+        """Begin a round if one is due."""
         if self.n_steps % self.round_iter == 0:
             self._advance()
         self.n_steps += 1
+
+    def step(self, rows: Tensor, progress: float | Tensor) -> Loss:
+        """Return the objective on some rows."""
         states = add_noise(self.states.index_select(0, rows), self.state_noise, self.generator)
         chosen = Curriculum(
             self.curriculum.log_weight.index_select(0, rows),
@@ -314,5 +317,11 @@ class IMCPolicy(ImitatingMixturePolicy):
         )
         parameters = [p for p in network.parameters() if p.requires_grad]
         return Update(
-            "curriculum_nll", rounds.step, parameters, self.learning_rate, memory=rounds.memory
+            "curriculum_nll",
+            rounds.step,
+            parameters,
+            self.learning_rate,
+            memory=rounds.memory,
+            prepare=rounds.prepare,
+            replayable=is_resident(states, actions),
         )
