@@ -29,6 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import skvdd
+from skvdd.base import resolve_device
 from skvdd.datasets import load_demonstrations
 from skvdd.datasets.features import task_features
 from skvdd.evaluation import Evaluation, evaluate_policy
@@ -93,22 +94,30 @@ class Training:
         """Return the trained policy and the seconds it took; train what is not in the cache.
 
         Seconds are those of the processor, in all threads of this process: what other programs
-        take at the same time does not lengthen them.
+        take at the same time does not lengthen them. On a GPU they are those of the clock.
         """
         path, seconds_path = CACHE / f"{self.key}.safetensors", CACHE / f"{self.key}.seconds"
         if seconds_path.is_file():
-            return skvdd.load(path), float(seconds_path.read_text())
+            return skvdd.load(path), float(seconds_path.read_text().split()[0])
         teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
         states, actions = self.rows()
-        start = time.process_time()
+        on_gpu = resolve_device(self.estimator.device).type == "cuda"
+        clock = time.perf_counter if on_gpu else time.process_time
+        start = clock()
         self.estimator.fit(states, actions, **teacher)
-        seconds = time.process_time() - start
+        seconds = clock() - start
         if self.estimator.interrupted_:
             raise KeyboardInterrupt
         CACHE.mkdir(exist_ok=True)
         self.estimator.save(path)
-        write(seconds_path, f"{seconds:.2f}\n")
+        name = torch.cuda.get_device_name() if on_gpu else _processor()
+        write(seconds_path, f"{seconds:.2f} {name}\n")
         return self.estimator, seconds
+
+    def trained_on(self) -> str:
+        """Return the processor or GPU that trained the policy; nothing where it was not noted."""
+        _, _, name = (CACHE / f"{self.key}.seconds").read_text().strip().partition(" ")
+        return name
 
     def rows(self) -> tuple[Any, Any]:
         """Return what the policy is fitted on: one row a decision, with a goal where it has one."""
@@ -188,6 +197,7 @@ class Run:
                 "name": self.name,
                 **evaluation.to_dict(),
                 "training_seconds": seconds,
+                "trained_on": self.training.trained_on(),
                 "training": self.training.describe(),
                 "training_key": self.training.key,
                 "settings": self.settings,

@@ -13,9 +13,9 @@ from benchmarks.bench import TRANSFORMER, WINDOW_SIZE, Bench, Row, Section, mill
 from benchmarks.stopwatch import seconds_per_iteration, threads
 from skvdd import DiffusionPolicy, GaussianMoEPolicy
 
-ITERATIONS = 1000  # of a fit that is timed, less as many of a fit that is not
+ITERATIONS = 500  # of a fit that is timed, less as many of a fit that is not
 CPU_ITERATIONS = 12
-BATCHES = (256, 1024, 16_384)
+BATCHES = (256, 1024, 4096)
 N_ACTIONS = 1_000_000
 CPU_SHARE = 100  # the CPU draws one in so many
 
@@ -57,7 +57,7 @@ def sampling_rows(bench: Bench) -> Iterator[Row]:
 
 
 def _seconds_on_gpu(policy: Any, *data: Any, **fit_params: Any) -> float:
-    """Return the time of an iteration: what a thousand more add to a fit."""
+    """Return the time of an iteration: what more of them add to a fit."""
     seconds = []
     for n_iterations in (100, ITERATIONS, 2 * ITERATIONS):  # the first warms up
         policy.set_params(max_iter=n_iterations, random_state=0)

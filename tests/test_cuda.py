@@ -60,13 +60,13 @@ def test_training_waits_for_the_gpu_only_where_it_reports(estimator, two_ways):
 
 
 def count_waits(function):
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
             function()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
@@ -76,6 +76,4 @@ def test_a_replayed_fit_is_that_of_single_calls(estimator, two_ways, monkeypatch
     monkeypatch.setattr("skvdd.replay.EAGER_CALLS", 10**9)
     single = weights(clone(estimator).fit(*two_ways))
     for name in replayed:
-        np.testing.assert_allclose(
-            replayed[name], single[name], rtol=1e-5, atol=1e-6, err_msg=name
-        )
+        np.testing.assert_allclose(replayed[name], single[name], rtol=1e-5, atol=1e-6, err_msg=name)

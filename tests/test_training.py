@@ -112,6 +112,20 @@ def test_a_row_holds_the_mean_of_each_loss_since_the_last_row():
     assert all(type(value) in {str, int, float} for row in history for value in row.values())
 
 
+def test_what_prepares_an_iteration_is_called_once_before_its_steps():
+    network, calls = Slope(), []
+
+    def loss(rows, progress):
+        calls.append("step")
+        return Loss(network.values.sum())
+
+    update = Update(
+        "slope", loss, list(network.parameters()), 0.1, 2, prepare=lambda: calls.append("prepare")
+    )
+    Toy().fit(network, [update], max_iter=3)
+    assert calls == 3 * ["prepare", "step", "step"]
+
+
 def test_the_learning_rate_rises_for_a_twentieth_of_the_run_and_falls_as_a_cosine():
     network = Slope()
     history = Toy().fit(network, [falling(network, 0.5)], max_iter=100).history

@@ -8,6 +8,7 @@ demonstrations what it hardly learns from coordinates.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,11 +16,13 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skvdd.envs.aligning import WALL_DISTANCE
 from skvdd.envs.pushing import TARGETS
-from skvdd.envs.sorting import BINS
+from skvdd.envs.sorting import BINS, PLATFORM_EDGE
 
 Array = NDArray[np.floating]
 
 NEAR = 0.15  # m: distances below it have a column of their own, that resolves them
+CLOSE = 0.10  # m: places of the rod beside a cube likewise
+FALLING = (-0.02, 0.05)  # m, of a block past the edge of the platform: on it, and in its bin
 FOURFOLD = 4  # a cube looks the same after a quarter turn
 
 
@@ -48,6 +51,36 @@ def bearing(start: Array, end: Array) -> Array:
     distance = np.linalg.norm(way, axis=-1, keepdims=True)
     direction = way / np.maximum(distance, 1e-9)
     return np.concatenate([direction, distance, np.minimum(distance, NEAR)], axis=-1)
+
+
+def behind(rod: Array, cube: Array, goal: Array) -> Array:
+    """Return where a rod is, seen from a cube that looks to its goal.
+
+    A cube goes to its goal while the rod is straight behind it.
+
+    Parameters
+    ----------
+    rod, cube, goal : ndarray of shape (..., 2)
+        Points of the plane, m.
+
+    Returns
+    -------
+    ndarray of shape (..., 6)
+        How far the rod is ahead of the cube and to its left; both again, cut off at 0.1 m; cosine
+        and sine of the turn from the cube's way to the line from rod to cube.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvdd.datasets.features import behind
+    >>> behind(np.array([0.0, 0.2]), np.array([0.0, 0.5]), np.array([0.0, 1.0])).round(3) + 0.0
+    array([-0.3,  0. , -0.1,  0. ,  1. ,  0. ])
+    """
+    way, axis = bearing(cube, goal), bearing(cube, rod)
+    (c, s), (x, y) = np.moveaxis(way[..., :2], -1, 0), np.moveaxis(axis[..., :2], -1, 0)
+    direction = np.stack([c * x + s * y, c * y - s * x], axis=-1)
+    place = direction * axis[..., 2:3]
+    return np.concatenate([place, np.clip(place, -CLOSE, CLOSE), -direction], axis=-1)
 
 
 def rotation(angle: Array, symmetry: int = 1) -> Array:
@@ -83,13 +116,15 @@ def rod_features(states: Array) -> list[Array]:
 
 
 def pushing_features(states: Array) -> Array:
-    """Return the features of `~skvdd.envs.pushing.Pushing`: (..., 10) to (..., 40)."""
+    """Return the features of `~skvdd.envs.pushing.Pushing`: (..., 10) to (..., 64)."""
     rod, parts = states[..., 2:4], rod_features(states)
     for column in (4, 7):
         cube = states[..., column : column + 2]
-        targets = [bearing(cube, np.array(target[:2])) for target in TARGETS]
         yaw = rotation(np.arctan(states[..., column + 2]), FOURFOLD)
-        parts += [cube, cube - rod, yaw, bearing(rod, cube), *targets]
+        parts += [cube, cube - rod, yaw, bearing(rod, cube)]
+        for target in TARGETS:
+            goal = np.array(target[:2])
+            parts += [bearing(cube, goal), behind(rod, cube, goal)]
     return np.concatenate(parts, axis=-1)
 
 
@@ -127,15 +162,21 @@ def _in_frame(way: Array, yaw: Array) -> list[Array]:
 
 
 def sorting_features(states: Array) -> Array:
-    """Return the features of `~skvdd.envs.sorting.Sorting`: (..., 4 + 3n) to (..., 4 + 14n)."""
+    """Return the features of `~skvdd.envs.sorting.Sorting`.
+
+    For n blocks (..., 4 + 3n) to (..., 4 + 21n + 2n(n - 1)).
+    """
     rod, parts = states[..., 2:4], rod_features(states)
     n_blocks = (states.shape[-1] - 4) // 3
-    for block in range(n_blocks):
-        column, bin_ = 4 + 3 * block, BINS["r" if block < n_blocks // 2 else "b"]
-        centre = states[..., column : column + 2]
+    centres = [states[..., 4 + 3 * block : 6 + 3 * block] for block in range(n_blocks)]
+    for block, centre in enumerate(centres):
+        bin_ = BINS["r" if block < n_blocks // 2 else "b"]
         mouth = np.array([bin_.x, bin_.y])
-        yaw = rotation(np.arctan(states[..., column + 2]), FOURFOLD)
-        parts += [centre, centre - rod, yaw, bearing(rod, centre), bearing(centre, mouth)]
+        yaw = rotation(np.arctan(states[..., 6 + 3 * block]), FOURFOLD)
+        fallen = np.clip(centre[..., 1:] - PLATFORM_EDGE, *FALLING)
+        parts += [centre, centre - rod, yaw, fallen, bearing(rod, centre), bearing(centre, mouth)]
+        parts += [behind(rod, centre, mouth)]
+    parts += [bearing(one, other) for one, other in combinations(centres, 2)]
     return np.concatenate(parts, axis=-1)
 
 

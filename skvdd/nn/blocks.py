@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class ResidualBlock(nn.Module):
@@ -128,9 +130,12 @@ class CausalAttentionBlock(nn.Module):
             Return the last token alone, (n, 1, h): only it asks, though all are asked.
         """
         query, key, value = self._query_key_value(self.norm(tokens), last_only)
-        mixed = nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=not last_only
-        )
+        # The other kernels of a GPU add up gradients in an order that changes from run to run.
+        trained = query.is_cuda and torch.is_grad_enabled()
+        with sdpa_kernel(SDPBackend.MATH) if trained else nullcontext():
+            mixed = nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=not last_only
+            )
         if last_only:
             tokens = tokens[:, -1:]
         tokens = tokens + self.projection(mixed.transpose(1, 2).flatten(2))

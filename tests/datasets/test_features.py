@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 
 from skvdd import GaussianMoEPolicy
 from skvdd.datasets import load_demonstrations
-from skvdd.datasets.features import FEATURES, bearing, rotation, task_features
+from skvdd.datasets.features import FEATURES, bearing, behind, rotation, task_features
 from tests.estimators import SMALL
 
 
@@ -30,6 +30,20 @@ def test_a_bearing_leads_from_one_point_to_the_other():
 
 def test_a_bearing_to_where_one_is_has_no_direction():
     assert bearing(np.zeros(2), np.zeros(2)).tolist() == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_place_seen_from_a_cube_does_not_depend_on_where_its_goal_lies():
+    rng = np.random.default_rng(0)
+    cube, direction = rng.uniform(-1.0, 1.0, (50, 2)), rng.uniform(-np.pi, np.pi, 50)
+    ahead = np.stack([np.cos(direction), np.sin(direction)], axis=1)
+    left = np.stack([-ahead[:, 1], ahead[:, 0]], axis=1)
+    x, y = rng.uniform(-0.3, 0.3, (2, 50, 1))
+    goal = cube + rng.uniform(0.1, 1.0, (50, 1)) * ahead
+    found = behind(cube + x * ahead + y * left, cube, goal)
+    place = np.concatenate([x, y], axis=1)
+    turn = -place / np.hypot(x, y)  # of the line from rod to cube, against the way
+    expected = np.concatenate([place, np.clip(place, -0.1, 0.1), turn], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_a_cube_looks_the_same_after_a_quarter_turn():
