@@ -103,7 +103,7 @@ TASKS = {
             *(480, 60, 1000),
             features=True,
             settings=COARSE,
-            parameters=trained(24_000, 8_000),
+            parameters=trained(24_000, 8_000, init_iter=12_000, max_iter=1_500),
         ),
         Task(
             "sorting2",

@@ -36,7 +36,7 @@ def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
     both = {row: (success[row].mean, entropy[row].mean) for row in rows if row in success}
     dot_plot(rows, both, title, plan.folder / f"{name}.png")
     return _markdown(
-        ("", "success", "paper", "entropy", "paper", "behaviours", "training, CPU s", "seeds"),
+        ("", "success", "paper", "entropy", "paper", "behaviours", "training, s", "seeds"),
         (
             (row, own[0], success.get(row, ""), own[1], entropy.get(row, ""), *_sizes(records[row]))
             for row, own in rows.items()
@@ -226,7 +226,7 @@ def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, An
 
 def _table(plan: Plan, records: Records) -> str:
     return _markdown(
-        ("", "success", "entropy", "behaviours", "training, CPU s", "seeds"),
+        ("", "success", "entropy", "behaviours", "training, s", "seeds"),
         ((row, *own, *_sizes(records[row])) for row, own in _quantities(plan, records).items()),
     )
 

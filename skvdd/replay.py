@@ -6,11 +6,13 @@ launches all kernels of an iteration at once.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+CAPTURING = threading.Lock()  # one capture waits for the device, which would break another
 EAGER_CALLS = 3  # before the capture: what is made at a first call must be there
 
 
@@ -58,6 +60,9 @@ class Replay:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator.graphsafe_get_state())
         # Other threads may go on with theirs: only this one records.
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+        with (
+            CAPTURING,
+            torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
+        ):
             self.result = function()
         return graph
