@@ -262,9 +262,10 @@ class Run:
         )
         # What changes from one iteration to the next: numbers, or tensors that a replay reads.
         self.progress: float | Tensor = 0.0
-        rates: list[float | Tensor] = [update.learning_rate for update in updates]
+        rates: Sequence[float | Tensor] = [update.learning_rate for update in updates]
         if replayed:
-            self.progress, *rates = torch.tensor([0.0, *rates], device=generator.device).unbind()
+            clock = torch.tensor([0.0, *rates], device=generator.device)
+            self.progress, rates = clock[0], clock[1:].unbind()
         self.optimisers = [
             torch.optim.AdamW(
                 u.parameters, lr=lr, weight_decay=weight_decay, fused=True, capturable=replayed

@@ -293,9 +293,10 @@ def noise_levels(
         return torch.full_like(uniform, high)
     if choice in {"uniform", "interval"}:
         return low + (high - low) * uniform
+    end: float | Tensor = high
     if choice == "anneal":
-        high = low * (high / low) ** (1.0 - progress)
-    return log_uniform(uniform, low, high)
+        end = low * (high / low) ** (1.0 - progress)
+    return log_uniform(uniform, low, end)
 
 
 @dataclass(frozen=True)
