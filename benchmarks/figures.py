@@ -72,7 +72,7 @@ def dot_plot(
     axes[0].invert_yaxis()
     if any(name in published for name in names):
         axes[1].plot([], [], "D", mfc="none", mec=PAPER_COLOR, label="paper")
-        axes[1].legend(loc="lower left", frameon=False)
+        figure.legend(loc="outside lower center", frameon=False)
     figure.suptitle(title, fontsize=11)
     save(figure, path)
 
