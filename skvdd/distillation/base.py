@@ -33,7 +33,15 @@ from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.samplers import draw_actions
 from skvdd.diffusion.teacher import ScoreTeacher, StandardisedScore
-from skvdd.streaming import CONTEXT_BYTES, Contexts, Rows, StreamedContexts, fits, standard_rows
+from skvdd.streaming import (
+    CONTEXT_BYTES,
+    Contexts,
+    Rows,
+    StreamedContexts,
+    fits,
+    is_resident,
+    standard_rows,
+)
 
 SAMPLING_STEPS = 32  # with which a teacher is sampled
 
@@ -266,6 +274,18 @@ class TeacherMixin:
         """Return the teacher's contexts of all rows where they can be computed once for all."""
         # Noised states must be encoded anew in every step; those behind a pipeline cannot be.
         return encode(view) if self.state_noise == 0 or not view.own_states else None
+
+
+def needs_no_host(step: Any) -> bool:
+    """Say whether a GPU may repeat a step alone: a score function of the user's may do anything.
+
+    Parameters
+    ----------
+    step : object
+        Has ``teacher``, and ``states``, ``actions`` and ``contexts`` of the rows.
+    """
+    resident = is_resident(step.states, step.actions, step.contexts)
+    return resident and not isinstance(step.teacher, StandardisedScore)
 
 
 def last_step(teacher: Any) -> Any:

@@ -16,7 +16,7 @@ from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
 from skvdd.base import continuation, draw_seed, resolve_device, seeded_network
 from skvdd.diffusion.noise import check_noise_range
 from skvdd.diffusion.teacher import ScoreTeacher
-from skvdd.distillation.base import TeacherMixin, TeacherView
+from skvdd.distillation.base import TeacherMixin, TeacherView, needs_no_host
 from skvdd.distillation.vdd import Distillation
 from skvdd.mixture.base import BaseMixturePolicy
 from skvdd.mixture.em import em_update
@@ -485,7 +485,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
                 parameters,
                 self.learning_rate,
                 self.expert_steps,
-                replayable=steps.replayable,
+                replayable=needs_no_host(steps),
             ),
             Update(
                 "gating",
@@ -493,7 +493,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
                 list(network.gating.parameters()),
                 self.learning_rate,
                 self.gating_steps,
-                replayable=steps.replayable,
+                replayable=needs_no_host(steps),
             ),
         ]
         self._train(

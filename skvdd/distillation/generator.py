@@ -37,9 +37,9 @@ from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import NOISE_DRAWS
 from skvdd.diffusion.teacher import StandardisedScore
-from skvdd.distillation.base import TeacherMixin, TeacherView
+from skvdd.distillation.base import TeacherMixin, TeacherView, needs_no_host
 from skvdd.metrics import energy_score
-from skvdd.streaming import Contexts, Rows, is_resident
+from skvdd.streaming import Contexts, Rows
 from skvdd.training import Loss, Update, add_noise, batch_generator, draw
 
 RHO = 7.0  # spacing of the noise levels, that of EDM
@@ -371,7 +371,7 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
             list(network.parameters()),
             self.learning_rate,
             memory=dict(step.target.named_parameters()),
-            replayable=step.replayable,
+            replayable=needs_no_host(step),
         )
         self._train(
             network,
@@ -441,12 +441,6 @@ class GeneratorStep:
     levels: Tensor
     state_noise: float
     generator: torch.Generator
-
-    @property
-    def replayable(self) -> bool:
-        """Whether a GPU needs nothing of the host: a function of the user's may do anything."""
-        resident = is_resident(self.states, self.actions, self.contexts)
-        return resident and not isinstance(self.teacher, StandardisedScore)
 
     def __call__(self, rows: Tensor, progress: float | Tensor) -> Loss:
         """Return the loss on some rows, each at several noise levels."""

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from skvdd.diffusion.noise import log_uniform
-from skvdd.diffusion.teacher import StandardisedScore
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.streaming import Contexts, Rows, is_resident
+from skvdd.streaming import Contexts, Rows
 from skvdd.training import Loss, add_noise, draw
 
 # Actions that the teacher judges at once: what its layers hold for them stays in a CPU's cache.
@@ -346,12 +345,6 @@ class Distillation:
     likelihood_weight: float
     state_noise: float
     generator: torch.Generator
-
-    @property
-    def replayable(self) -> bool:
-        """Whether a GPU needs nothing of the host: a function of the user's may do anything."""
-        resident = is_resident(self.states, self.actions, self.contexts)
-        return resident and not isinstance(self.teacher, StandardisedScore)
 
     def expert_step(self, rows: Tensor, progress: float | Tensor) -> Loss:
         """Return the M-step objective of the experts (line 4: eq. 16) on some rows."""
