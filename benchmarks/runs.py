@@ -36,6 +36,7 @@ from skvdd.evaluation import Evaluation, evaluate_policy
 from skvdd.persistence import write_whole
 
 CACHE = Path(__file__).parent / "cache"  # trained policies
+OLD_SCALE_FLOOR = 1e-3  # of all mixtures, before it was a parameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,10 @@ class Training:
         """Return class, parameters, data and teacher, as JSON has them."""
         parameters = self.estimator.get_params(deep=False)
         parameters.pop("teacher", None)
-        options: dict[str, Any] = {}  # what has none keeps the key it had before there were any
+        # What has none, or the default, keeps the key it had before there were any.
+        if parameters.get("scale_floor") == OLD_SCALE_FLOOR:
+            del parameters["scale_floor"]
+        options: dict[str, Any] = {}
         if self.goal is not None:
             options["goal"] = self.goal
         if self.features is not None:

@@ -80,6 +80,10 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         Iterations of maximum likelihood in ``init="em"``.
     covariance : {"full", "diag"}, default="full"
         Shape of the experts' covariances.
+    scale_floor : float, default=1e-3
+        Lowest diagonal entry of the Cholesky factor of an expert's covariance, in standardised
+        actions. Where an action is often the same to the digit (a hand that holds its height),
+        experts shrink to spikes whose likelihood drowns all else; a floor of 0.05 prevents that.
     window_size : int, default=1
         States in a row, ``T``; that of the teacher.
     goal_dim : int, default=0
@@ -182,6 +186,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         init: str = "em",
         init_iter: int = 4000,
         covariance: str = "full",
+        scale_floor: float = 1e-3,
         window_size: int = 1,
         goal_dim: int = 0,
         encoder: str = "auto",
@@ -214,6 +219,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         self.init = init
         self.init_iter = init_iter
         self.covariance = covariance
+        self.scale_floor = scale_floor
         self.window_size = window_size
         self.goal_dim = goal_dim
         self.encoder = encoder
@@ -411,6 +417,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
                 self.n_layers,
                 self.covariance,
                 self.learn_gating,
+                self.scale_floor,
             ),
             seed,
         )

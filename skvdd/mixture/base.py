@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +36,7 @@ class BaseMixturePolicy(DensityPolicy):
         **DensityPolicy._parameter_constraints,
         "n_experts": [Interval(Integral, 1, None, closed="left")],
         "covariance": [StrOptions({"full", "diag"})],
+        "scale_floor": [Interval(Real, 0, None, closed="neither")],
     }
 
     def sample(

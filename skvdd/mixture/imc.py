@@ -191,6 +191,10 @@ class IMCPolicy(ImitatingMixturePolicy):
         Iterations between two updates of the curriculum, which look at all rows.
     covariance : {"full", "diag"}, default="full"
         Shape of the experts' covariances.
+    scale_floor : float, default=1e-3
+        Lowest diagonal entry of the Cholesky factor of an expert's covariance, in standardised
+        actions. Where an action is often the same to the digit (a hand that holds its height),
+        experts shrink to spikes whose likelihood drowns all else; a floor of 0.05 prevents that.
     window_size : int, default=1
         States in a row, ``T``.
     goal_dim : int, default=0
@@ -267,6 +271,7 @@ class IMCPolicy(ImitatingMixturePolicy):
         eta: float = 1.0,
         round_iter: int = 200,
         covariance: str = "full",
+        scale_floor: float = 1e-3,
         window_size: int = 1,
         goal_dim: int = 0,
         encoder: str = "mlp",
@@ -287,6 +292,7 @@ class IMCPolicy(ImitatingMixturePolicy):
         self.eta = eta
         self.round_iter = round_iter
         self.covariance = covariance
+        self.scale_floor = scale_floor
         self.window_size = window_size
         self.goal_dim = goal_dim
         self.encoder = encoder

@@ -114,6 +114,7 @@ class ImitatingMixturePolicy(BaseMixturePolicy):
                 self.n_layers,
                 self.covariance,
                 learn_gating=True,
+                scale_floor=self.scale_floor,
             ),
             seed,
         )

@@ -13,7 +13,6 @@ from skvdd.nn.blocks import ResidualBlock, silu, zero_
 from skvdd.nn.encoder import build_encoder
 from skvdd.nn.gaussian_mixture import GaussianMixture
 
-SCALE_FLOOR = 1e-3  # lowest diagonal entry of a Cholesky factor, in standardised actions
 GATING_SIZE = 64
 
 
@@ -35,6 +34,13 @@ class MixtureNetwork(nn.Module):
         Shape of the experts' covariances.
     learn_gating : bool
         Without it every expert has probability ``1 / K`` everywhere.
+    scale_floor : float, default=1e-3
+        Lowest diagonal entry of a Cholesky factor, in standardised actions.
+
+    Raises
+    ------
+    ValueError
+        If the floor is not positive and finite.
     """
 
     def __init__(
@@ -46,8 +52,11 @@ class MixtureNetwork(nn.Module):
         n_layers: int,
         covariance: str,
         learn_gating: bool,
+        scale_floor: float = 1e-3,  # what networks had before they could be told
     ) -> None:
         super().__init__()
+        if not 0.0 < scale_floor < math.inf:
+            raise ValueError(f"scale_floor must be positive and finite, got {scale_floor}.")
         self.config = {
             "encoder": encoder,
             "n_experts": n_experts,
@@ -56,9 +65,11 @@ class MixtureNetwork(nn.Module):
             "n_layers": n_layers,
             "covariance": covariance,
             "learn_gating": learn_gating,
+            "scale_floor": float(scale_floor),
         }
         self.n_experts, self.n_actions = n_experts, n_actions
         self.learn_gating = learn_gating
+        self.scale_floor = scale_floor
         side = 0 if covariance == "diag" else n_actions  # no correlations, no pairs of actions
         rows, columns = torch.tril_indices(side, side, offset=-1)
         self.tril_rows: Tensor
@@ -94,7 +105,7 @@ class MixtureNetwork(nn.Module):
         values = self.output(silu(self.trunk(context)))
         values = values.view(context.shape[0], self.n_experts, -1)
         mean, diagonal, lower = values.tensor_split((self.n_actions, 2 * self.n_actions), dim=-1)
-        scale_tril = torch.diag_embed(nn.functional.softplus(diagonal) + SCALE_FLOOR)
+        scale_tril = torch.diag_embed(nn.functional.softplus(diagonal) + self.scale_floor)
         scale_tril[..., self.tril_rows, self.tril_columns] = lower
         return mean, scale_tril
 
@@ -114,7 +125,7 @@ class MixtureNetwork(nn.Module):
         """Start the experts at means (K, d_a), with standard deviations (K,), in every state."""
         bias = torch.zeros(self.n_experts, self.output.out_features // self.n_experts)
         bias[:, : self.n_actions] = means
-        above = (scales - SCALE_FLOOR).clamp(min=1e-6)
+        above = (scales - self.scale_floor).clamp(min=1e-6)
         inverse_softplus = above + (-torch.expm1(-above)).log()
         bias[:, self.n_actions : 2 * self.n_actions] = inverse_softplus[:, None]
         self.output.bias.copy_(bias.flatten())

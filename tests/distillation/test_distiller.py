@@ -299,6 +299,7 @@ def test_actions_of_one_dimension_have_the_shape_that_the_teacher_was_given(two_
         {"init": "random"},
         {"init_iter": 3},
         {"covariance": "diag"},
+        {"scale_floor": 0.05},
         {"encoder": "mlp"},
         {"encoder": "transformer"},
         {"n_layers": 2},

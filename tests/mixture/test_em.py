@@ -6,7 +6,8 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
-from skvdd import GaussianMoEPolicy
+import skvdd
+from skvdd import GaussianMoEPolicy, IMCPolicy
 from skvdd.mixture.em import em_loss
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
@@ -170,6 +171,26 @@ def test_diagonal_covariances_are_diagonal(two_ways):
     _, covariances = policy.experts(X)
     assert (covariances[..., 0, 1] == 0).all()
     assert np.ptp(covariances[..., 0, 0]) > 0
+
+
+@pytest.mark.parametrize("Mixture", [GaussianMoEPolicy, IMCPolicy])
+def test_no_expert_is_narrower_than_the_floor(Mixture, two_ways, tmp_path):
+    X, y = two_ways
+    y = np.column_stack([y[:, 0], np.ones(len(y))])  # the same to the digit: a spike, if it may be
+    settings = {**SMALL, "max_iter": 300, "learning_rate": 0.02}
+
+    def narrowest(policy):
+        factors = np.linalg.cholesky(policy.experts(X)[1]) / policy.action_scaler_.scale_[:, None]
+        return np.diagonal(factors, axis1=-2, axis2=-1).min()
+
+    free, floored = (
+        Mixture(2, window_size=2, scale_floor=floor, **settings).fit(X, y) for floor in (1e-3, 0.2)
+    )
+    assert narrowest(free) < 0.1
+    floored.save(tmp_path / "policy.safetensors")
+    for policy in (floored, skvdd.load(tmp_path / "policy.safetensors")):
+        assert narrowest(policy) == pytest.approx(0.2, rel=0.1)
+        assert narrowest(policy) >= 0.2 * (1 - 1e-6)  # weights of float32
 
 
 def test_experts_scale_with_the_units_of_the_actions(two_ways):

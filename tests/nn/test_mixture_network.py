@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skvdd.nn.mixture_network import SCALE_FLOOR, MixtureNetwork
+from skvdd.nn.mixture_network import MixtureNetwork
 
 ENCODER = {
     "kind": "mlp",
@@ -22,9 +22,11 @@ def seeded():
         yield
 
 
-def make_network(covariance="full", learn_gating=True, n_experts=3, n_actions=2, **encoder):
+def make_network(
+    covariance="full", learn_gating=True, n_experts=3, n_actions=2, scale_floor=1e-3, **encoder
+):
     return MixtureNetwork(
-        {**ENCODER, **encoder}, n_experts, n_actions, 8, 1, covariance, learn_gating
+        {**ENCODER, **encoder}, n_experts, n_actions, 8, 1, covariance, learn_gating, scale_floor
     )
 
 
@@ -49,16 +51,23 @@ def test_a_state_becomes_a_mixture(n_actions):
     torch.testing.assert_close(mixture.log_gate.exp().sum(dim=1), torch.ones(6))
 
 
-def test_factors_are_lower_triangular_with_a_floor_under_the_diagonal():
-    network = perturb(make_network(n_actions=4))
+@pytest.mark.parametrize("floor", [1e-3, 0.05])
+def test_factors_are_lower_triangular_with_a_floor_under_the_diagonal(floor):
+    network = perturb(make_network(n_actions=4, scale_floor=floor))
     with torch.no_grad():
         network.output.bias[4:8] = -100.0  # as narrow as the first expert can be
     scale_tril = network(make_states()).scale_tril
     assert torch.equal(scale_tril, scale_tril.tril())
     assert (scale_tril.tril(-1) != 0).sum() == 6 * 3 * 6
     diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
-    torch.testing.assert_close(diagonal[:, 0], torch.full((6, 4), SCALE_FLOOR))
-    assert (diagonal >= SCALE_FLOOR).all()
+    torch.testing.assert_close(diagonal[:, 0], torch.full((6, 4), floor))
+    assert (diagonal >= floor).all()
+
+
+@pytest.mark.parametrize("floor", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_floor_must_be_positive_and_finite(floor):
+    with pytest.raises(ValueError, match="scale_floor must be positive and finite"):
+        make_network(scale_floor=floor)
 
 
 def test_a_diagonal_covariance_has_nothing_beside_the_diagonal():
