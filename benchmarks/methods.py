@@ -83,8 +83,9 @@ def trained(
 WIDE = {"hidden_size": 256, "batch_size": 1024}
 FINE = {"state_noise": 0.005, **WIDE}
 COARSE = {"state_noise": 0.02, **WIDE}
-# Contexts and rollouts are those of the benchmarks' own protocols, but for Sorting's: of its 60
-# contexts here are 30, each with 8 rollouts in place of 8, 18 and 20.
+# Contexts and rollouts are those of the benchmarks' own protocols, but for Sorting's, of whose 60
+# contexts here are 30, each with 8 rollouts in place of 8, 18 and 20, and Block Push's, whose 100
+# single rollouts tell no entropy: 25 contexts with 8 each.
 TASKS = {
     task.name: task
     for task in [
@@ -132,7 +133,7 @@ TASKS = {
         Task(
             "blockpush",
             "skvdd/BlockPush-v0",
-            *(100, 100, 1000),
+            *(200, 25, 1000),
             goal_dim=4,
             n_experts=4,
             features=True,

@@ -33,7 +33,11 @@ def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
     success = published.SUCCESS.get(plan.task.name, {})
     entropy = published.ENTROPY.get(plan.task.name, {})
     rows = _quantities(plan, records)
-    both = {row: (success[row].mean, entropy[row].mean) for row in rows if row in success}
+    both = {
+        row: (success[row].mean, entropy[row].mean if row in entropy else np.nan)
+        for row in rows
+        if row in success
+    }
     dot_plot(rows, both, title, plan.folder / f"{name}.png")
     return _markdown(
         ("", "success", "paper", "entropy", "paper", "behaviours", "training, s", "seeds"),

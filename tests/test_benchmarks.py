@@ -131,6 +131,15 @@ def test_a_table_shows_the_papers_figures_beside_ours(tmp_path):
     assert (tmp_path / "table2.png").is_file()
 
 
+def test_a_table_leaves_out_what_the_paper_does_not_say(tmp_path):
+    plan = Plan(TASKS["blockpush"], tmp_path, 2, 1, {})
+    found = records(["EM"], [0.9])
+    found["EM"][0]["mean_return"] = 0.95
+    table = comparison(plan, "table2", "Table 2", found)
+    assert "| EM | 0.950 | 0.88 ± 0.04 | 0.500 |  |" in table
+    assert (tmp_path / "table2.png").is_file()
+
+
 def test_the_search_keeps_the_best_candidate_of_each_method(tmp_path):
     plan = Plan(TASKS["avoiding"], tmp_path, 2, 1, {})
     names = [candidate_name("IMC", parameters) for parameters in METHODS["IMC"].candidates]
