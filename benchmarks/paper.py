@@ -43,6 +43,7 @@ TABLE_1 = ("VP", "VE", "VP-1", "VE-1", "CD-VE", "CTM-VE", "VDD-VP", "VDD-VE")
 TABLE_2 = ("EM", "IMC", "VDD-VP", "VDD-VE")
 N_EXPERTS = (1, 2, 4, 8, 16, 32)
 NOISES = ("min", "max", "uniform", "interval", "anneal", "loguniform")
+VISITS = 240  # rollouts whose states a student learns from
 BOUNDS = ((0.03, 0.1), (0.05, 0.25), (0.1, 0.5), (0.1, 1.0), (0.2, 0.5), (0.4, 1.0))
 STEPS = (16, 32, 64)
 DIFFICULTIES = {
@@ -151,6 +152,27 @@ def origins(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     ]
 
 
+def visits(plan: Plan, seeds: Sequence[int]) -> list[Run]:
+    """Return the plan that distils a student also in the states that it gets into itself.
+
+    Noise levels up to twice the spread of the actions show an expert modes that are far apart, and
+    one sample in one step of the experts leaves time for many more iterations.
+    """
+    longer = {"scale_floor": 0.05, "noise_min": 0.2, "noise_max": 2.0, "batch_size": 512}
+    longer |= {"init_iter": 6_000, "max_iter": 5_000, "expert_steps": 1, "n_samples": 1}
+    variants: dict[str, dict[str, Any]] = {
+        "VDD-VE": {},
+        "longer": {"parameters": longer},
+        "longer, own states": {"parameters": longer, "n_visits": VISITS},
+    }
+    rows = [plan.run("VE", seed) for seed in seeds]
+    return rows + [
+        plan.run("VDD-VE", seed, name=name, **options)
+        for name, options in variants.items()
+        for seed in seeds
+    ]
+
+
 def candidates(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     """Return the plan of the search: every candidate of every method, on a seed of its own."""
     untuned = replace(plan, tuned={}, n_rollouts=_share(plan.task, TUNING_SHARE))
@@ -206,6 +228,7 @@ EXPERIMENTS = {
     "figure4": Experiment("Figure 4: rollouts by expert", nothing, reports.trajectories),
     "teachers": Experiment("Teachers: VE, VP, and the transformer", teachers, reports.dots),
     "origins": Experiment("Origins: where the advantage comes from", origins, reports.difficulties),
+    "visits": Experiment("Visits: distilled where the student goes", visits, reports.dots),
     "difficulty": Experiment(
         "Difficulty: harder demonstrations", difficulties, reports.difficulties
     ),

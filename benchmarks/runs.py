@@ -57,6 +57,10 @@ class Training:
         The teacher of a distiller.
     features : str or None, default=None
         The task whose features the policy sees in place of raw states.
+    visits : tuple of str and int, or None, default=None
+        Where a distiller is rolled out in between, from random initial states, and how often; it is
+        then distilled for as long again in what it met too, with actions of the teacher for
+        the gating (DAgger, Ross et al., 2011).
     """
 
     estimator: Any
@@ -65,6 +69,7 @@ class Training:
     goal: Literal["recorded", "future"] | None = None
     teacher: Training | None = None
     features: str | None = None
+    visits: tuple[str, int] | None = None
 
     @cached_property
     def key(self) -> str:
@@ -84,6 +89,8 @@ class Training:
             options["goal"] = self.goal
         if self.features is not None:
             options["features"] = self.features
+        if self.visits is not None:
+            options["visits"] = list(self.visits)
         return {
             "class": type(self.estimator).__name__,
             "parameters": parameters,
@@ -109,6 +116,8 @@ class Training:
         clock = time.perf_counter if on_gpu else time.process_time
         start = clock()
         self.estimator.fit(states, actions, **teacher)
+        if self.visits is not None and not self.estimator.interrupted_:
+            self._distil_where_it_goes(states, actions, **teacher)
         seconds = clock() - start
         if self.estimator.interrupted_:
             raise KeyboardInterrupt
@@ -117,6 +126,21 @@ class Training:
         name = torch.cuda.get_device_name() if on_gpu else _processor()
         write(seconds_path, f"{seconds:.2f} {name}\n")
         return self.estimator, seconds
+
+    def _distil_where_it_goes(self, states: Any, actions: Any, teacher: Any) -> None:
+        env_id, n_rollouts = self.visits
+        student, seed = self.estimator, self.estimator.random_state
+        acting = make_pipeline(self.transformer(), student)
+        episodes = evaluate_policy(
+            acting, env_id, n_rollouts, random_state=seed, progress=False
+        ).episodes
+        rows, _, _ = episodes.windows(student.window_size)
+        visited = self.transformer().transform(rows)
+        student.partial_fit(
+            np.concatenate([states, visited]),
+            np.concatenate([actions, teacher.sample(visited, random_state=seed)]),
+            teacher=teacher,
+        )
 
     def trained_on(self) -> str:
         """Return the processor or GPU that trained the policy; nothing where it was not noted."""

@@ -50,6 +50,8 @@ def test_a_key_depends_on_every_parameter_the_data_and_the_teacher():
         training(GaussianMoEPolicy(2, **{**SMALL, "random_state": 1})).key,
         training(n=3).key,
         training(teacher=training()).key,
+        training(visits=("skvdd/Avoiding-v0", 2)).key,
+        training(visits=("skvdd/Avoiding-v0", 3)).key,
         Training(GaussianMoEPolicy(2, **SMALL), "avoiding-human", 2).key,
     ]
     assert len(set(keys)) == len(keys)
@@ -82,6 +84,25 @@ def test_a_teacher_is_trained_once_for_all_its_students(tmp_path, trained):
     ]
     assert execute(students, tmp_path, jobs=1) == []
     assert trained == ["DiffusionPolicy", "VDDDistiller", "VDDDistiller"]
+
+
+def test_a_student_is_distilled_anew_with_the_states_that_it_visits(monkeypatch):
+    calls = []
+
+    def partial_fit(self, X, y, *, teacher, _partial_fit=VDDDistiller.partial_fit):
+        calls.append((len(X), len(y)))
+        return _partial_fit(self, X, y, teacher=teacher)
+
+    monkeypatch.setattr(VDDDistiller, "partial_fit", partial_fit)
+    of = training(
+        VDDDistiller(n_experts=2, init_iter=2, **SMALL),
+        teacher=training(small_teacher()),
+        visits=("skvdd/Avoiding-v0", 2),
+    )
+    student, _ = of.policy()
+    ((n_rows, n_labels),) = calls
+    assert n_rows == n_labels > len(of.rows()[1])
+    assert student.n_iter_ == 2 * SMALL["max_iter"]
 
 
 def test_a_failed_run_is_reported_and_the_others_are_done(tmp_path):
