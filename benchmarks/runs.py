@@ -60,7 +60,7 @@ class Training:
     visits : tuple of str and int, or None, default=None
         Where a distiller is rolled out in between, from random initial states, and how often; it is
         then distilled for as long again in what it met too, with actions of the teacher for
-        the gating (DAgger, Ross et al., 2011).
+        the gating (DAgger, Ross et al., 2011). Not with goals.
     """
 
     estimator: Any
@@ -70,6 +70,11 @@ class Training:
     teacher: Training | None = None
     features: str | None = None
     visits: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse visits where rows have goals."""
+        if self.visits and self.goal:
+            raise ValueError("visits must be None where rows have goals: rollouts record none.")
 
     @cached_property
     def key(self) -> str:
@@ -128,6 +133,7 @@ class Training:
         return self.estimator, seconds
 
     def _distil_where_it_goes(self, states: Any, actions: Any, teacher: Any) -> None:
+        """Go on distilling, with the rows of rollouts beside those of the demonstrations."""
         env_id, n_rollouts = self.visits
         student, seed = self.estimator, self.estimator.random_state
         acting = make_pipeline(self.transformer(), student)

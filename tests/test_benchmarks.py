@@ -105,6 +105,11 @@ def test_a_student_is_distilled_anew_with_the_states_that_it_visits(monkeypatch)
     assert student.n_iter_ == 2 * SMALL["max_iter"]
 
 
+def test_states_visited_without_goals_are_refused_where_rows_have_them():
+    with pytest.raises(ValueError, match="visits must be None where rows have goals"):
+        training(goal="future", visits=("skvdd/Avoiding-v0", 2))
+
+
 def test_a_failed_run_is_reported_and_the_others_are_done(tmp_path):
     broken = run("broken", training(GaussianMoEPolicy(2, **{**SMALL, "batch_size": 0})))
     fine = run()
