@@ -72,7 +72,9 @@ class Training:
     visits: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse visits where rows have goals."""
+        """Refuse visits where rows have goals, or where there is no teacher to say what to do."""
+        if self.visits and self.teacher is None:
+            raise ValueError("visits must be None without a teacher, who labels what is met.")
         if self.visits and self.goal:
             raise ValueError("visits must be None where rows have goals: rollouts record none.")
 

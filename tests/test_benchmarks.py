@@ -50,8 +50,8 @@ def test_a_key_depends_on_every_parameter_the_data_and_the_teacher():
         training(GaussianMoEPolicy(2, **{**SMALL, "random_state": 1})).key,
         training(n=3).key,
         training(teacher=training()).key,
-        training(visits=("skvdd/Avoiding-v0", 2)).key,
-        training(visits=("skvdd/Avoiding-v0", 3)).key,
+        training(teacher=training(), visits=("skvdd/Avoiding-v0", 2)).key,
+        training(teacher=training(), visits=("skvdd/Avoiding-v0", 3)).key,
         Training(GaussianMoEPolicy(2, **SMALL), "avoiding-human", 2).key,
     ]
     assert len(set(keys)) == len(keys)
@@ -105,9 +105,11 @@ def test_a_student_is_distilled_anew_with_the_states_that_it_visits(monkeypatch)
     assert student.n_iter_ == 2 * SMALL["max_iter"]
 
 
-def test_states_visited_without_goals_are_refused_where_rows_have_them():
+def test_visits_need_a_teacher_and_rows_without_goals():
     with pytest.raises(ValueError, match="visits must be None where rows have goals"):
-        training(goal="future", visits=("skvdd/Avoiding-v0", 2))
+        training(goal="future", teacher=training(), visits=("skvdd/Avoiding-v0", 2))
+    with pytest.raises(ValueError, match="visits must be None without a teacher"):
+        training(visits=("skvdd/Avoiding-v0", 2))
 
 
 def test_a_failed_run_is_reported_and_the_others_are_done(tmp_path):
