@@ -253,7 +253,7 @@ class Plan:
         demonstrations: str | None = None,
         n_demonstrations: int | None = None,
         parameters: dict[str, Any] | None = None,
-        n_visits: int | None = None,
+        visits: tuple[int, int] | None = None,
     ) -> Run:
         """Return a run of a method; parameters replace the tuned ones."""
         training = self.training(
@@ -262,7 +262,7 @@ class Plan:
             demonstrations=demonstrations,
             n_demonstrations=n_demonstrations,
             parameters=parameters,
-            n_visits=n_visits,
+            visits=visits,
         )
         return Run(
             name or method,
@@ -282,7 +282,7 @@ class Plan:
         demonstrations: str | None = None,
         n_demonstrations: int | None = None,
         parameters: dict[str, Any] | None = None,
-        n_visits: int | None = None,
+        visits: tuple[int, int] | None = None,
     ) -> Training:
         """Return the training of a method, and of its teacher of the same seed and data."""
         row = METHODS[method]
@@ -308,7 +308,7 @@ class Plan:
             teacher=teacher,
             goal="recorded" if self.task.goal_dim else None,
             features=self.task.name if self.task.features else None,
-            visits=None if n_visits is None else (self.task.env_id, n_visits),
+            visits=None if visits is None else (self.task.env_id, *visits),
             **data,
         )
 

@@ -43,7 +43,7 @@ TABLE_1 = ("VP", "VE", "VP-1", "VE-1", "CD-VE", "CTM-VE", "VDD-VP", "VDD-VE")
 TABLE_2 = ("EM", "IMC", "VDD-VP", "VDD-VE")
 N_EXPERTS = (1, 2, 4, 8, 16, 32)
 NOISES = ("min", "max", "uniform", "interval", "anneal", "loguniform")
-VISITS = 240  # rollouts whose states a student learns from
+VISITS = (240, 2)  # rollouts whose states a student learns from, and how many rounds of them
 BOUNDS = ((0.03, 0.1), (0.05, 0.25), (0.1, 0.5), (0.1, 1.0), (0.2, 0.5), (0.4, 1.0))
 STEPS = (16, 32, 64)
 DIFFICULTIES = {
@@ -158,12 +158,12 @@ def visits(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     Noise levels up to twice the spread of the actions show an expert modes that are far apart, and
     one sample in one step of the experts leaves time for many more iterations.
     """
-    longer = {"scale_floor": 0.05, "noise_min": 0.2, "noise_max": 2.0, "batch_size": 512}
-    longer |= {"init_iter": 6_000, "max_iter": 5_000, "expert_steps": 1, "n_samples": 1}
+    longer = {"scale_floor": 0.05, "noise_min": 0.2, "noise_max": 2.0, "batch_size": 256}
+    longer |= {"init_iter": 12_000, "max_iter": 5_000, "expert_steps": 1, "n_samples": 1}
     variants: dict[str, dict[str, Any]] = {
         "VDD-VE": {},
         "longer": {"parameters": longer},
-        "longer, own states": {"parameters": longer, "n_visits": VISITS},
+        "longer, own states": {"parameters": longer, "visits": VISITS},
     }
     rows = [plan.run("VE", seed) for seed in seeds]
     return rows + [

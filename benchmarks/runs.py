@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -27,6 +27,7 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import check_random_state
 
 import skvdd
 from skvdd.base import resolve_device
@@ -57,10 +58,10 @@ class Training:
         The teacher of a distiller.
     features : str or None, default=None
         The task whose features the policy sees in place of raw states.
-    visits : tuple of str and int, or None, default=None
-        Where a distiller is rolled out in between, from random initial states, and how often; it is
-        then distilled for as long again in what it met too, with actions of the teacher for
-        the gating (DAgger, Ross et al., 2011). Not with goals.
+    visits : tuple of str, int and int, or None, default=None
+        Where a distiller is rolled out from random initial states, how often in a round, and how
+        many rounds: after each it is distilled for as long again in all that it met too, with
+        actions of the teacher for the gating (DAgger, Ross et al., 2011). Not with goals.
     """
 
     estimator: Any
@@ -69,7 +70,7 @@ class Training:
     goal: Literal["recorded", "future"] | None = None
     teacher: Training | None = None
     features: str | None = None
-    visits: tuple[str, int] | None = None
+    visits: tuple[str, int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse visits where rows have goals, or where there is no teacher to say what to do."""
@@ -117,38 +118,42 @@ class Training:
         path, seconds_path = CACHE / f"{self.key}.safetensors", CACHE / f"{self.key}.seconds"
         if seconds_path.is_file():
             return skvdd.load(path), float(seconds_path.read_text().split()[0])
-        teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
-        states, actions = self.rows()
         on_gpu = resolve_device(self.estimator.device).type == "cuda"
         clock = time.perf_counter if on_gpu else time.process_time
+        # What goes before is trained, or loaded, by itself and takes none of these seconds.
+        teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
+        student, earlier = replace(self, visits=None).policy() if self.visits else (None, 0.0)
+        states, actions = self.rows()
         start = clock()
-        self.estimator.fit(states, actions, **teacher)
-        if self.visits is not None and not self.estimator.interrupted_:
-            self._distil_where_it_goes(states, actions, **teacher)
-        seconds = clock() - start
-        if self.estimator.interrupted_:
+        if self.visits:
+            self._distil_where_it_goes(student, states, actions, **teacher)
+        else:
+            student = self.estimator.fit(states, actions, **teacher)
+        seconds = earlier + clock() - start
+        if student.interrupted_:
             raise KeyboardInterrupt
         CACHE.mkdir(exist_ok=True)
-        self.estimator.save(path)
+        student.save(path)
         name = torch.cuda.get_device_name() if on_gpu else _processor()
         write(seconds_path, f"{seconds:.2f} {name}\n")
-        return self.estimator, seconds
+        return student, seconds
 
-    def _distil_where_it_goes(self, states: Any, actions: Any, teacher: Any) -> None:
+    def _distil_where_it_goes(self, student: Any, states: Any, actions: Any, teacher: Any) -> None:
         """Go on distilling, with the rows of rollouts beside those of the demonstrations."""
-        env_id, n_rollouts = self.visits
-        student, seed = self.estimator, self.estimator.random_state
-        acting = make_pipeline(self.transformer(), student)
-        episodes = evaluate_policy(
-            acting, env_id, n_rollouts, random_state=seed, progress=False
-        ).episodes
-        rows, _, _ = episodes.windows(student.window_size)
-        visited = self.transformer().transform(rows)
-        student.partial_fit(
-            np.concatenate([states, visited]),
-            np.concatenate([actions, teacher.sample(visited, random_state=seed)]),
-            teacher=teacher,
-        )
+        env_id, n_rollouts, n_rounds = self.visits
+        transformer, rng = self.transformer(), check_random_state(student.random_state)
+        for seed in rng.randint(2**31, size=n_rounds).tolist():
+            acting = make_pipeline(transformer, student)
+            evaluation = evaluate_policy(
+                acting, env_id, n_rollouts, random_state=seed, progress=False
+            )
+            visited, _, _ = evaluation.episodes.windows(student.window_size)
+            visited = transformer.transform(visited)
+            states = np.concatenate([states, visited])
+            actions = np.concatenate([actions, teacher.sample(visited, random_state=seed)])
+            student.partial_fit(states, actions, teacher=teacher)
+            if student.interrupted_:
+                break
 
     def trained_on(self) -> str:
         """Return the processor or GPU that trained the policy; nothing where it was not noted."""

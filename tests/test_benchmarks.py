@@ -1,6 +1,7 @@
 """The machinery of the paper's tables: nothing is done twice, and a failure harms no other run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,8 +51,9 @@ def test_a_key_depends_on_every_parameter_the_data_and_the_teacher():
         training(GaussianMoEPolicy(2, **{**SMALL, "random_state": 1})).key,
         training(n=3).key,
         training(teacher=training()).key,
-        training(teacher=training(), visits=("skvdd/Avoiding-v0", 2)).key,
-        training(teacher=training(), visits=("skvdd/Avoiding-v0", 3)).key,
+        training(teacher=training(), visits=("skvdd/Avoiding-v0", 2, 1)).key,
+        training(teacher=training(), visits=("skvdd/Avoiding-v0", 3, 1)).key,
+        training(teacher=training(), visits=("skvdd/Avoiding-v0", 2, 2)).key,
         Training(GaussianMoEPolicy(2, **SMALL), "avoiding-human", 2).key,
     ]
     assert len(set(keys)) == len(keys)
@@ -86,30 +88,32 @@ def test_a_teacher_is_trained_once_for_all_its_students(tmp_path, trained):
     assert trained == ["DiffusionPolicy", "VDDDistiller", "VDDDistiller"]
 
 
-def test_a_student_is_distilled_anew_with_the_states_that_it_visits(monkeypatch):
-    calls = []
+def test_a_student_is_distilled_anew_with_the_states_that_it_visits(monkeypatch, trained):
+    n_rows = []
 
     def partial_fit(self, X, y, *, teacher, _partial_fit=VDDDistiller.partial_fit):
-        calls.append((len(X), len(y)))
+        assert len(X) == len(y)
+        n_rows.append(len(X))
         return _partial_fit(self, X, y, teacher=teacher)
 
     monkeypatch.setattr(VDDDistiller, "partial_fit", partial_fit)
-    of = training(
-        VDDDistiller(n_experts=2, init_iter=2, **SMALL),
-        teacher=training(small_teacher()),
-        visits=("skvdd/Avoiding-v0", 2),
+    before = training(
+        VDDDistiller(n_experts=2, init_iter=2, **SMALL), teacher=training(small_teacher())
     )
-    student, _ = of.policy()
-    ((n_rows, n_labels),) = calls
-    assert n_rows == n_labels > len(of.rows()[1])
-    assert student.n_iter_ == 2 * SMALL["max_iter"]
+    before.policy()
+    after = replace(before, visits=("skvdd/Avoiding-v0", 2, 2))
+    student, seconds = after.policy()
+    assert trained == ["DiffusionPolicy", "VDDDistiller"]  # what came before is not done again
+    assert len(before.rows()[1]) < n_rows[0] < n_rows[1]
+    assert student.n_iter_ == 3 * SMALL["max_iter"]
+    assert seconds > before.policy()[1]
 
 
 def test_visits_need_a_teacher_and_rows_without_goals():
     with pytest.raises(ValueError, match="visits must be None where rows have goals"):
-        training(goal="future", teacher=training(), visits=("skvdd/Avoiding-v0", 2))
+        training(goal="future", teacher=training(), visits=("skvdd/Avoiding-v0", 2, 1))
     with pytest.raises(ValueError, match="visits must be None without a teacher"):
-        training(visits=("skvdd/Avoiding-v0", 2))
+        training(visits=("skvdd/Avoiding-v0", 2, 1))
 
 
 def test_a_failed_run_is_reported_and_the_others_are_done(tmp_path):
