@@ -111,7 +111,7 @@ TASKS = {
             "skvdd/Sorting2-v0",
             *(240, 30, 1000),
             features=True,
-            settings=COARSE,
+            settings={"state_noise": 0.02},
             parameters=trained(12_000, 8_000),
         ),
         Task(

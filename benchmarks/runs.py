@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
+from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +110,11 @@ class Training:
             **options,
         }
 
+    def ancestors(self) -> list[Training]:
+        """Return what has to be trained before, first things first."""
+        earlier = replace(self, visits=None) if self.visits else self.teacher
+        return [] if earlier is None else [*earlier.ancestors(), earlier]
+
     def policy(self) -> tuple[Any, float]:
         """Return the trained policy and the seconds it took; train what is not in the cache.
 
@@ -120,7 +126,7 @@ class Training:
             return skvdd.load(path), float(seconds_path.read_text().split()[0])
         on_gpu = resolve_device(self.estimator.device).type == "cuda"
         clock = time.perf_counter if on_gpu else time.process_time
-        # What goes before is trained, or loaded, by itself and takes none of these seconds.
+        # What goes before is trained, or loaded, before the clock starts.
         teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
         student, earlier = replace(self, visits=None).policy() if self.visits else (None, 0.0)
         states, actions = self.rows()
@@ -251,7 +257,7 @@ class Run:
 
 
 def execute(runs: Sequence[Run], folder: Path, jobs: int) -> list[str]:
-    """Make the record of every run, several at once, teachers first.
+    """Make the record of every run, several at once, what others wait for first.
 
     Parameters
     ----------
@@ -271,16 +277,19 @@ def execute(runs: Sequence[Run], folder: Path, jobs: int) -> list[str]:
     for run in runs:
         if not run.path(folder).is_file():
             groups.setdefault(run.training.key, []).append(run)
-    needed = [group[0].training.teacher for group in groups.values()]
-    teachers = {teacher.key: teacher for teacher in needed if teacher is not None}
-    # Teachers first: what several students wait for must not be trained by each.
-    failed = _each(jobs, [(_train, key, (teacher,)) for key, teacher in teachers.items()])
-    able = {
-        key: group
-        for key, group in groups.items()
-        if group[0].training.teacher is None or group[0].training.teacher.key not in failed
-    }
-    failed |= _each(jobs, [(_record, key, (group, folder)) for key, group in able.items()])
+    failed: dict[str, str] = {}
+
+    def able(training: Training) -> bool:
+        return not any(earlier.key in failed for earlier in training.ancestors())
+
+    # What several wait for must not be trained by each.
+    for wave in zip_longest(*(group[0].training.ancestors() for group in groups.values())):
+        awaited = {training.key: training for training in wave if training and able(training)}
+        failed |= _each(jobs, [(_train, key, (training,)) for key, training in awaited.items()])
+    calls = [
+        (_record, key, (group, folder)) for key, group in groups.items() if able(group[0].training)
+    ]
+    failed |= _each(jobs, calls)
     return list(failed.values())
 
 

@@ -125,11 +125,22 @@ def test_a_failed_run_is_reported_and_the_others_are_done(tmp_path):
     assert not broken.path(tmp_path).is_file()
 
 
-def test_students_of_a_failed_teacher_do_not_try_it_again(tmp_path, trained):
+def test_what_waits_for_a_failed_training_is_not_tried(tmp_path, trained):
     teacher = training(small_teacher(batch_size=0))
-    student = run("VDD", training(VDDDistiller(**SMALL), teacher=teacher))
-    assert len(execute([student], tmp_path, jobs=1)) == 1
+    student = training(VDDDistiller(**SMALL), teacher=teacher)
+    visitor = replace(student, visits=("skvdd/Avoiding-v0", 1, 1))
+    assert len(execute([run("VDD", student), run("own states", visitor)], tmp_path, jobs=1)) == 1
     assert trained == ["DiffusionPolicy"]
+
+
+def test_what_waits_for_a_training_has_it_done_once(tmp_path, trained):
+    student = training(
+        VDDDistiller(n_experts=2, init_iter=2, **SMALL), teacher=training(small_teacher())
+    )
+    visitor = replace(student, visits=("skvdd/Avoiding-v0", 1, 1))
+    assert [earlier.key for earlier in visitor.ancestors()] == [student.teacher.key, student.key]
+    assert execute([run("own states", visitor), run("VDD", student)], tmp_path, jobs=1) == []
+    assert trained == ["DiffusionPolicy", "VDDDistiller"]
 
 
 def test_a_record_tells_how_it_was_made(tmp_path):
