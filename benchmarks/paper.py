@@ -162,6 +162,7 @@ def visits(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     longer |= {"init_iter": 12_000, "max_iter": 5_000, "expert_steps": 1, "n_samples": 1}
     variants: dict[str, dict[str, Any]] = {
         "VDD-VE": {},
+        "longer, start alone": {"parameters": {**longer, "max_iter": 1}},
         "longer": {"parameters": longer},
         "longer, own states": {"parameters": longer, "visits": VISITS},
     }

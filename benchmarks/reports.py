@@ -29,8 +29,10 @@ SHOWN_SEED = 2  # whose policies are timed and drawn
 
 
 def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
-    """Write success and entropy of each row, ours and the paper's."""
-    success = published.SUCCESS.get(plan.task.name, {})
+    """Write success and entropy of each row, ours and the paper's where it has the task."""
+    if plan.task.name not in published.SUCCESS:
+        return dots(plan, name, title, records)
+    success = published.SUCCESS[plan.task.name]
     entropy = published.ENTROPY.get(plan.task.name, {})
     rows = _quantities(plan, records)
     both = {

@@ -183,6 +183,13 @@ def test_a_table_leaves_out_what_the_paper_does_not_say(tmp_path):
     assert (tmp_path / "table2.png").is_file()
 
 
+def test_a_table_of_a_task_that_the_paper_does_not_have_has_our_figures_alone(tmp_path):
+    plan = Plan(TASKS["sorting2"], tmp_path, 2, 1, {})
+    table = comparison(plan, "table2", "Table 2", records(["EM"], [0.9]))
+    assert "paper" not in table
+    assert "| EM | 0.900 | 0.500 |" in table
+
+
 def test_the_search_keeps_the_best_candidate_of_each_method(tmp_path):
     plan = Plan(TASKS["avoiding"], tmp_path, 2, 1, {})
     names = [candidate_name("IMC", parameters) for parameters in METHODS["IMC"].candidates]
