@@ -158,18 +158,20 @@ def visits(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     Noise levels up to twice the spread of the actions show an expert modes that are far apart, and
     one sample in one step of the experts leaves time for many more iterations.
     """
-    longer = {"scale_floor": 0.05, "noise_min": 0.2, "noise_max": 2.0, "batch_size": 256}
-    longer |= {"init_iter": 12_000, "max_iter": 5_000, "expert_steps": 1, "n_samples": 1}
-    variants: dict[str, dict[str, Any]] = {
-        "VDD-VE": {},
-        "longer, start alone": {"parameters": {**longer, "max_iter": 1}},
-        "longer": {"parameters": longer},
-        "longer, own states": {"parameters": longer, "visits": VISITS},
+    mixture = {"scale_floor": 0.05, "batch_size": 256}
+    longer = {**mixture, "noise_min": 0.2, "noise_max": 2.0, "init_iter": 12_000}
+    longer |= {"max_iter": 5_000, "expert_steps": 1, "n_samples": 1}
+    rows: dict[str, tuple[str, dict[str, Any]]] = {
+        "VE": ("VE", {}),
+        "VDD-VE": ("VDD-VE", {}),
+        "EM, longer": ("EM", {"parameters": {**mixture, "max_iter": 12_000}}),
+        "longer, start alone": ("VDD-VE", {"parameters": {**longer, "max_iter": 1}}),
+        "longer": ("VDD-VE", {"parameters": longer}),
+        "longer, own states": ("VDD-VE", {"parameters": longer, "visits": VISITS}),
     }
-    rows = [plan.run("VE", seed) for seed in seeds]
-    return rows + [
-        plan.run("VDD-VE", seed, name=name, **options)
-        for name, options in variants.items()
+    return [
+        plan.run(method, seed, name=name, **options)
+        for name, (method, options) in rows.items()
         for seed in seeds
     ]
 
