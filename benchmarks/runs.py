@@ -128,7 +128,7 @@ class Training:
         clock = time.perf_counter if on_gpu else time.process_time
         # What goes before is trained, or loaded, before the clock starts.
         teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
-        student, earlier = replace(self, visits=None).policy() if self.visits else (None, 0.0)
+        student, earlier = self.ancestors()[-1].policy() if self.visits else (None, 0.0)
         states, actions = self.rows()
         start = clock()
         if self.visits:
