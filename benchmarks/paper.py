@@ -4,10 +4,10 @@
     python -m benchmarks.paper table1 table2 --seeds 4 --jobs 2
     python -m benchmarks.paper all --budget quick
 
-What is needed is trained, one thread a run; trained policies and finished runs are kept, and a
-second call goes on where the first stopped. A run that fails is reported at the end and harms no
-other. Every run leaves one JSON file with all its parameters; a table is Markdown, with the
-paper's own figures beside ours, and a picture.
+What is needed is trained, one thread a run. Trained policies and finished runs are kept, and so is
+how far a training has come: a second call goes on where the first stopped. A run that fails is
+reported at the end and harms no other. Every run leaves one JSON file with all its parameters; a
+table is Markdown, with the paper's own figures beside ours, and a picture.
 """
 
 from __future__ import annotations

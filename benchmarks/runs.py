@@ -31,7 +31,9 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_random_state
 
 import skvdd
+from benchmarks.stopwatch import Stopwatch
 from skvdd.base import resolve_device
+from skvdd.callbacks import Checkpoint
 from skvdd.datasets import load_demonstrations
 from skvdd.datasets.features import task_features
 from skvdd.evaluation import Evaluation, evaluate_policy
@@ -130,19 +132,30 @@ class Training:
         teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
         student, earlier = self.ancestors()[-1].policy() if self.visits else (None, 0.0)
         states, actions = self.rows()
-        start = clock()
+        CACHE.mkdir(exist_ok=True)
         if self.visits:
+            start = clock()
             self._distil_where_it_goes(student, states, actions, **teacher)
+            seconds = earlier + clock() - start
         else:
-            student = self.estimator.fit(states, actions, **teacher)
-        seconds = earlier + clock() - start
+            student, seconds = self._fit(states, actions, clock, **teacher)
         if student.interrupted_:
             raise KeyboardInterrupt
-        CACHE.mkdir(exist_ok=True)
         student.save(path)
         name = torch.cuda.get_device_name() if on_gpu else _processor()
         write(seconds_path, f"{seconds:.2f} {name}\n")
         return student, seconds
+
+    def _fit(
+        self, states: Any, actions: Any, clock: Callable[[], float], **teacher: Any
+    ) -> tuple[Any, float]:
+        """Return the fitted policy and the seconds; one that was killed goes on where it was."""
+        stopwatch = Stopwatch(clock)
+        self.estimator.set_callbacks(stopwatch, Checkpoint(CACHE / f"{self.key}.checkpoint"))
+        try:
+            return self.estimator.fit(states, actions, **teacher), stopwatch.seconds
+        finally:
+            self.estimator.set_callbacks()
 
     def _distil_where_it_goes(self, student: Any, states: Any, actions: Any, teacher: Any) -> None:
         """Go on distilling, with the rows of rollouts beside those of the demonstrations."""

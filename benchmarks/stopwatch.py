@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from skvdd.training import Run
+
 N_CALLS = 1000  # of a function that is timed, unless it is too slow
 LONGEST = 4.0  # s, after which no more calls are begun
 FEWEST = 5  # calls, however slow
@@ -57,6 +59,53 @@ class Clock:
 
     def teardown(self, estimator: Any, context: Any) -> None:
         """Do nothing at the end of `fit`."""
+
+
+class Stopwatch:
+    """A callback that counts the seconds of a fit, those before it was killed among them.
+
+    They go into the notes of each run, which a `~skvdd.callbacks.Checkpoint` that comes after it
+    writes and reads. What was done after the last writing, and what was prepared a second time,
+    does not count twice: the sum is what the fit would have taken in one piece.
+
+    Parameters
+    ----------
+    clock : callable
+        Returns seconds.
+
+    Attributes
+    ----------
+    seconds : float
+        Those of the last fit so far.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.seconds = clock, 0.0
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Start at nought."""
+        self.seconds, self._last = 0.0, self.clock()
+
+    def on_fit_task_begin(self, estimator: Any, context: Any, *, metadata: Any = None) -> None:
+        """Count on when the fit, a run or a report begins."""
+        self._count(metadata)
+
+    def on_fit_task_end(self, estimator: Any, context: Any, *, metadata: Any = None) -> None:
+        """Count on when one ends."""
+        self._count(metadata)
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Count what came after the last of them."""
+        self._count(None)
+
+    def _count(self, metadata: Any) -> None:
+        now = self.clock()
+        self.seconds, self._last = self.seconds + now - self._last, now
+        run = (metadata or {}).get("run")
+        if isinstance(run, Run):
+            notes = run.notes.setdefault("stopwatch", {"seconds": 0.0})
+            # More than here has been counted where a checkpoint has just put back its notes.
+            self.seconds = notes["seconds"] = max(self.seconds, notes["seconds"])
 
 
 @contextmanager

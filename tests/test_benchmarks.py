@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -76,6 +77,33 @@ def test_a_cached_policy_acts_as_the_one_that_was_trained():
     np.testing.assert_array_equal(
         fresh.act(states[:20], random_state=0), loaded.act(states[:20], random_state=0)
     )
+
+
+def test_a_training_that_was_killed_goes_on_where_it_was():
+    teacher, _ = training(small_teacher()).policy()
+    states, actions = training().rows()
+
+    def fit(until=None):
+        ticks = count()
+
+        def clock():
+            if (tick := next(ticks)) == until:
+                raise OSError("killed")
+            return tick
+
+        student = training(VDDDistiller(n_experts=2, init_iter=20, **SMALL))
+        return student._fit(states, actions, clock, teacher=teacher)
+
+    whole, seconds = fit()
+    with pytest.raises(OSError, match="killed"):
+        fit(until=60)  # after the twenty reports of the start, two ticks each
+    (checkpoint,) = runs.CACHE.glob("*.checkpoint")
+    resumed, seconds_again = fit()
+    assert not checkpoint.exists()
+    np.testing.assert_array_equal(
+        whole.sample(states[:20], random_state=0), resumed.sample(states[:20], random_state=0)
+    )
+    assert seconds_again == pytest.approx(seconds, abs=3)  # the few before the checkpoint is read
 
 
 def test_a_teacher_is_trained_once_for_all_its_students(tmp_path, trained):
