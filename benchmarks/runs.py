@@ -7,6 +7,7 @@ estimator, the demonstrations, and its teacher. A `Run` rolls one out and leaves
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -64,7 +65,8 @@ class Training:
     visits : tuple of str, int and int, or None, default=None
         Where a distiller is rolled out from random initial states, how often in a round, and how
         many rounds: after each it is distilled for as long again in all that it met too, with
-        actions of the teacher for the gating (DAgger, Ross et al., 2011). Not with goals.
+        actions of the teacher for the gating (DAgger, Ross et al., 2011). A round is a training
+        of its own, which goes on from the one before. Not with goals.
     """
 
     estimator: Any
@@ -114,7 +116,7 @@ class Training:
 
     def ancestors(self) -> list[Training]:
         """Return what has to be trained before, first things first."""
-        earlier = replace(self, visits=None) if self.visits else self.teacher
+        earlier = self._earlier()
         return [] if earlier is None else [*earlier.ancestors(), earlier]
 
     def policy(self) -> tuple[Any, float]:
@@ -126,61 +128,30 @@ class Training:
         path, seconds_path = CACHE / f"{self.key}.safetensors", CACHE / f"{self.key}.seconds"
         if seconds_path.is_file():
             return skvdd.load(path), float(seconds_path.read_text().split()[0])
-        on_gpu = resolve_device(self.estimator.device).type == "cuda"
-        clock = time.perf_counter if on_gpu else time.process_time
         # What goes before is trained, or loaded, before the clock starts.
         teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
-        student, earlier = self.ancestors()[-1].policy() if self.visits else (None, 0.0)
-        states, actions = self.rows()
-        CACHE.mkdir(exist_ok=True)
+        policy, seconds = self.estimator, 0.0
         if self.visits:
-            start = clock()
-            self._distil_where_it_goes(student, states, actions, **teacher)
-            seconds = earlier + clock() - start
-        else:
-            student, seconds = self._fit(states, actions, clock, **teacher)
-        if student.interrupted_:
+            policy, seconds = self._earlier().policy()
+            seconds += self._visit()[2]
+        states, actions = self.rows()
+        seconds += self._fit(policy, states, actions, **teacher)
+        if policy.interrupted_:
             raise KeyboardInterrupt
-        student.save(path)
-        name = torch.cuda.get_device_name() if on_gpu else _processor()
+        policy.save(path)
+        name = torch.cuda.get_device_name() if self._on_gpu() else _processor()
         write(seconds_path, f"{seconds:.2f} {name}\n")
-        return student, seconds
-
-    def _fit(
-        self, states: Any, actions: Any, clock: Callable[[], float], **teacher: Any
-    ) -> tuple[Any, float]:
-        """Return the fitted policy and the seconds; one that was killed goes on where it was."""
-        stopwatch = Stopwatch(clock)
-        self.estimator.set_callbacks(stopwatch, Checkpoint(CACHE / f"{self.key}.checkpoint"))
-        try:
-            return self.estimator.fit(states, actions, **teacher), stopwatch.seconds
-        finally:
-            self.estimator.set_callbacks()
-
-    def _distil_where_it_goes(self, student: Any, states: Any, actions: Any, teacher: Any) -> None:
-        """Go on distilling, with the rows of rollouts beside those of the demonstrations."""
-        env_id, n_rollouts, n_rounds = self.visits
-        transformer, rng = self.transformer(), check_random_state(student.random_state)
-        for seed in rng.randint(2**31, size=n_rounds).tolist():
-            acting = make_pipeline(transformer, student)
-            evaluation = evaluate_policy(
-                acting, env_id, n_rollouts, random_state=seed, progress=False
-            )
-            visited, _, _ = evaluation.episodes.windows(student.window_size)
-            visited = transformer.transform(visited)
-            states = np.concatenate([states, visited])
-            actions = np.concatenate([actions, teacher.sample(visited, random_state=seed)])
-            student.partial_fit(states, actions, teacher=teacher)
-            if student.interrupted_:
-                break
-
-    def trained_on(self) -> str:
-        """Return the processor or GPU that trained the policy; nothing where it was not noted."""
-        _, _, name = (CACHE / f"{self.key}.seconds").read_text().strip().partition(" ")
-        return name
+        return policy, seconds
 
     def rows(self) -> tuple[Any, Any]:
-        """Return what the policy is fitted on: one row a decision, with a goal where it has one."""
+        """Return what the policy is fitted on: one row a decision, with a goal where it has one.
+
+        After those of the demonstrations come those of every round of visits.
+        """
+        if self.visits:
+            states, actions = self._earlier().rows()
+            visited, labels, _ = self._visit()
+            return np.concatenate([states, visited]), np.concatenate([actions, labels])
         demonstrations = load_demonstrations(self.demonstrations, self.n_demonstrations)
         rows, actions, _ = demonstrations.windows(
             self.estimator.window_size, goal=self.goal, random_state=self.estimator.random_state
@@ -192,6 +163,62 @@ class Training:
         if self.features is None:
             return FunctionTransformer()
         return task_features(self.features, self.estimator.window_size)
+
+    def trained_on(self) -> str:
+        """Return the processor or GPU that trained the policy; nothing where it was not noted."""
+        _, _, name = (CACHE / f"{self.key}.seconds").read_text().strip().partition(" ")
+        return name
+
+    def _earlier(self) -> Training | None:
+        """Return what goes right before: the round before, or the student without; the teacher."""
+        if self.visits is None:
+            return self.teacher
+        env_id, n_rollouts, n_rounds = self.visits
+        return replace(self, visits=(env_id, n_rollouts, n_rounds - 1) if n_rounds > 1 else None)
+
+    def _fit(self, policy: Any, states: Any, actions: Any, **teacher: Any) -> float:
+        """Fit, or go on with, a policy and return the seconds; what was killed is resumed."""
+        CACHE.mkdir(exist_ok=True)
+        stopwatch = Stopwatch(self._clock())
+        policy.set_callbacks(stopwatch, Checkpoint(CACHE / f"{self.key}.checkpoint"))
+        fit = policy.partial_fit if self.visits else policy.fit
+        try:
+            fit(states, actions, **teacher)
+        finally:
+            policy.set_callbacks()
+        return stopwatch.seconds
+
+    def _visit(self) -> tuple[Any, Any, float]:
+        """Return the rows of this round, with actions of the teacher, and the seconds they took."""
+        path = CACHE / f"{self.key}.visit.npz"
+        if not path.is_file():
+            clock = self._clock()
+            (student, _), (teacher, _) = self._earlier().policy(), self.teacher.policy()
+            env_id, n_rollouts, n_rounds = self.visits
+            rng = check_random_state(student.random_state)
+            seed = int(rng.randint(2**31, size=n_rounds)[-1])
+            start = clock()
+            evaluation = evaluate_policy(
+                make_pipeline(self.transformer(), student),
+                env_id,
+                n_rollouts,
+                random_state=seed,
+                progress=False,
+            )
+            states, _, _ = evaluation.episodes.windows(student.window_size)
+            states = self.transformer().transform(states)
+            actions = teacher.sample(states, random_state=seed)
+            content = io.BytesIO()
+            np.savez(content, states=states, actions=actions, seconds=clock() - start)
+            write_whole(path, content.getvalue())
+        with np.load(path) as file:
+            return file["states"], file["actions"], float(file["seconds"])
+
+    def _on_gpu(self) -> bool:
+        return resolve_device(self.estimator.device).type == "cuda"
+
+    def _clock(self) -> Callable[[], float]:
+        return time.perf_counter if self._on_gpu() else time.process_time
 
 
 @dataclass(frozen=True, eq=False)

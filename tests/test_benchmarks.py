@@ -79,11 +79,11 @@ def test_a_cached_policy_acts_as_the_one_that_was_trained():
     )
 
 
-def test_a_training_that_was_killed_goes_on_where_it_was():
-    teacher, _ = training(small_teacher()).policy()
-    states, actions = training().rows()
+def test_a_training_that_was_killed_goes_on_where_it_was(monkeypatch):
+    teacher = training(small_teacher())
+    student = training(VDDDistiller(n_experts=2, init_iter=20, **SMALL), teacher=teacher)
 
-    def fit(until=None):
+    def distil(until=None):
         ticks = count()
 
         def clock():
@@ -91,15 +91,17 @@ def test_a_training_that_was_killed_goes_on_where_it_was():
                 raise OSError("killed")
             return tick
 
-        student = training(VDDDistiller(n_experts=2, init_iter=20, **SMALL))
-        return student._fit(states, actions, clock, teacher=teacher)
+        monkeypatch.setattr(Training, "_clock", lambda self: clock)
+        return student.policy()
 
-    whole, seconds = fit()
+    whole, seconds = distil()
+    (runs.CACHE / f"{student.key}.seconds").unlink()
     with pytest.raises(OSError, match="killed"):
-        fit(until=60)  # after the twenty reports of the start, two ticks each
+        distil(until=60)  # after the twenty reports of the start, two ticks each
     (checkpoint,) = runs.CACHE.glob("*.checkpoint")
-    resumed, seconds_again = fit()
+    resumed, seconds_again = distil()
     assert not checkpoint.exists()
+    states, _ = teacher.rows()
     np.testing.assert_array_equal(
         whole.sample(states[:20], random_state=0), resumed.sample(states[:20], random_state=0)
     )
@@ -134,7 +136,9 @@ def test_a_student_is_distilled_anew_with_the_states_that_it_visits(monkeypatch,
     assert trained == ["DiffusionPolicy", "VDDDistiller"]  # what came before is not done again
     assert len(before.rows()[1]) < n_rows[0] < n_rows[1]
     assert student.n_iter_ == 3 * SMALL["max_iter"]
-    assert seconds > before.policy()[1]
+    first_round = replace(before, visits=("skvdd/Avoiding-v0", 2, 1))
+    assert seconds > first_round.policy()[1] > before.policy()[1]
+    assert len(n_rows) == 2  # nor is a round
 
 
 def test_visits_need_a_teacher_and_rows_without_goals():
