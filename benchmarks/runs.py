@@ -209,7 +209,7 @@ class Training:
             states = self.transformer().transform(states)
             actions = teacher.sample(states, random_state=seed)
             content = io.BytesIO()
-            np.savez(content, states=states, actions=actions, seconds=clock() - start)
+            np.savez_compressed(content, states=states, actions=actions, seconds=clock() - start)
             write_whole(path, content.getvalue())
         with np.load(path) as file:
             return file["states"], file["actions"], float(file["seconds"])
