@@ -62,11 +62,12 @@ class Training:
         The teacher of a distiller.
     features : str or None, default=None
         The task whose features the policy sees in place of raw states.
-    visits : tuple of str, int and int, or None, default=None
-        Where a distiller is rolled out from random initial states, how often in a round, and how
-        many rounds: after each it is distilled for as long again in all that it met too, with
-        actions of the teacher for the gating (DAgger, Ross et al., 2011). A round is a training
-        of its own, which goes on from the one before. Not with goals.
+    visits : tuple of str, int, int and int, or None, default=None
+        Where a distiller is rolled out from random initial states, how often in a round, how many
+        rounds, and steps of the teacher's sampler: after each round it is distilled for as long
+        again in all that it met too, with an action of the teacher for every row, demonstrated or
+        met (DAgger, Ross et al., 2011). A round is a training of its own, which goes on from the
+        one before. Not with goals.
     """
 
     estimator: Any
@@ -75,7 +76,7 @@ class Training:
     goal: Literal["recorded", "future"] | None = None
     teacher: Training | None = None
     features: str | None = None
-    visits: tuple[str, int, int] | None = None
+    visits: tuple[str, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse visits where rows have goals, or where there is no teacher to say what to do."""
@@ -133,7 +134,8 @@ class Training:
         policy, seconds = self.estimator, 0.0
         if self.visits:
             policy, seconds = self._earlier().policy()
-            seconds += self._visit()[2]
+            seconds += self._visit()[1]
+            teacher["teacher"].set_params(n_steps=self.visits[-1])
         states, actions = self.rows()
         seconds += self._fit(policy, states, actions, **teacher)
         if policy.interrupted_:
@@ -146,12 +148,10 @@ class Training:
     def rows(self) -> tuple[Any, Any]:
         """Return what the policy is fitted on: one row a decision, with a goal where it has one.
 
-        After those of the demonstrations come those of every round of visits.
+        After those of the demonstrations come those of every round of visits, without actions.
         """
         if self.visits:
-            states, actions = self._earlier().rows()
-            visited, labels, _ = self._visit()
-            return np.concatenate([states, visited]), np.concatenate([actions, labels])
+            return np.concatenate([self._earlier().rows()[0], self._visit()[0]]), None
         demonstrations = load_demonstrations(self.demonstrations, self.n_demonstrations)
         rows, actions, _ = demonstrations.windows(
             self.estimator.window_size, goal=self.goal, random_state=self.estimator.random_state
@@ -173,8 +173,9 @@ class Training:
         """Return what goes right before: the round before, or the student without; the teacher."""
         if self.visits is None:
             return self.teacher
-        env_id, n_rollouts, n_rounds = self.visits
-        return replace(self, visits=(env_id, n_rollouts, n_rounds - 1) if n_rounds > 1 else None)
+        env_id, n_rollouts, n_rounds, n_steps = self.visits
+        before = (env_id, n_rollouts, n_rounds - 1, n_steps)
+        return replace(self, visits=before if n_rounds > 1 else None)
 
     def _fit(self, policy: Any, states: Any, actions: Any, **teacher: Any) -> float:
         """Fit, or go on with, a policy and return the seconds; what was killed is resumed."""
@@ -188,14 +189,13 @@ class Training:
             policy.set_callbacks()
         return stopwatch.seconds
 
-    def _visit(self) -> tuple[Any, Any, float]:
-        """Return the rows of this round, with actions of the teacher, and the seconds they took."""
+    def _visit(self) -> tuple[Any, float]:
+        """Return the states that are met in this round, and the seconds it took; go once."""
         path = CACHE / f"{self.key}.visit.npz"
         if not path.is_file():
-            clock = self._clock()
-            (student, _), (teacher, _) = self._earlier().policy(), self.teacher.policy()
-            env_id, n_rollouts, n_rounds = self.visits
-            rng = check_random_state(student.random_state)
+            student, _ = self._earlier().policy()
+            env_id, n_rollouts, n_rounds, _ = self.visits
+            rng, clock = check_random_state(student.random_state), self._clock()
             seed = int(rng.randint(2**31, size=n_rounds)[-1])
             start = clock()
             evaluation = evaluate_policy(
@@ -207,12 +207,11 @@ class Training:
             )
             states, _, _ = evaluation.episodes.windows(student.window_size)
             states = self.transformer().transform(states)
-            actions = teacher.sample(states, random_state=seed)
             content = io.BytesIO()
-            np.savez_compressed(content, states=states, actions=actions, seconds=clock() - start)
+            np.savez_compressed(content, states=states, seconds=clock() - start)
             write_whole(path, content.getvalue())
         with np.load(path) as file:
-            return file["states"], file["actions"], float(file["seconds"])
+            return file["states"], float(file["seconds"])
 
     def _on_gpu(self) -> bool:
         return resolve_device(self.estimator.device).type == "cuda"
