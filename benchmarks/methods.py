@@ -253,7 +253,7 @@ class Plan:
         demonstrations: str | None = None,
         n_demonstrations: int | None = None,
         parameters: dict[str, Any] | None = None,
-        visits: tuple[int, int, int] | None = None,
+        visits: tuple[int, int] | None = None,
     ) -> Run:
         """Return a run of a method; parameters replace the tuned ones."""
         training = self.training(
@@ -282,7 +282,7 @@ class Plan:
         demonstrations: str | None = None,
         n_demonstrations: int | None = None,
         parameters: dict[str, Any] | None = None,
-        visits: tuple[int, int, int] | None = None,
+        visits: tuple[int, int] | None = None,
     ) -> Training:
         """Return the training of a method, and of its teacher of the same seed and data."""
         row = METHODS[method]

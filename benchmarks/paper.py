@@ -43,8 +43,7 @@ TABLE_1 = ("VP", "VE", "VP-1", "VE-1", "CD-VE", "CTM-VE", "VDD-VP", "VDD-VE")
 TABLE_2 = ("EM", "IMC", "VDD-VP", "VDD-VE")
 N_EXPERTS = (1, 2, 4, 8, 16, 32)
 NOISES = ("min", "max", "uniform", "interval", "anneal", "loguniform")
-# Rollouts whose states a student learns from, how many rounds of them, and the teacher's steps.
-VISITS = (240, 2, 16)
+VISITS = (240, 2)  # rollouts whose states a student learns from, and how many rounds of them
 BOUNDS = ((0.03, 0.1), (0.05, 0.25), (0.1, 0.5), (0.1, 1.0), (0.2, 0.5), (0.4, 1.0))
 STEPS = (16, 32, 64)
 DIFFICULTIES = {

@@ -62,12 +62,11 @@ class Training:
         The teacher of a distiller.
     features : str or None, default=None
         The task whose features the policy sees in place of raw states.
-    visits : tuple of str, int, int and int, or None, default=None
-        Where a distiller is rolled out from random initial states, how often in a round, how many
-        rounds, and steps of the teacher's sampler: after each round it is distilled for as long
-        again in all that it met too, with an action of the teacher for every row, demonstrated or
-        met (DAgger, Ross et al., 2011). A round is a training of its own, which goes on from the
-        one before. Not with goals.
+    visits : tuple of str, int and int, or None, default=None
+        Where a distiller is rolled out from random initial states, how often in a round, and how
+        many rounds: after each it is distilled for as long again in all that it met too, with an
+        action of the teacher for every row, demonstrated or met (DAgger, Ross et al., 2011). A
+        round is a training of its own, which goes on from the one before. Not with goals.
     """
 
     estimator: Any
@@ -76,7 +75,7 @@ class Training:
     goal: Literal["recorded", "future"] | None = None
     teacher: Training | None = None
     features: str | None = None
-    visits: tuple[str, int, int, int] | None = None
+    visits: tuple[str, int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse visits where rows have goals, or where there is no teacher to say what to do."""
@@ -135,7 +134,6 @@ class Training:
         if self.visits:
             policy, seconds = self._earlier().policy()
             seconds += self._visit()[1]
-            teacher["teacher"].set_params(n_steps=self.visits[-1])
         states, actions = self.rows()
         seconds += self._fit(policy, states, actions, **teacher)
         if policy.interrupted_:
@@ -173,9 +171,8 @@ class Training:
         """Return what goes right before: the round before, or the student without; the teacher."""
         if self.visits is None:
             return self.teacher
-        env_id, n_rollouts, n_rounds, n_steps = self.visits
-        before = (env_id, n_rollouts, n_rounds - 1, n_steps)
-        return replace(self, visits=before if n_rounds > 1 else None)
+        env_id, n_rollouts, n_rounds = self.visits
+        return replace(self, visits=(env_id, n_rollouts, n_rounds - 1) if n_rounds > 1 else None)
 
     def _fit(self, policy: Any, states: Any, actions: Any, **teacher: Any) -> float:
         """Fit, or go on with, a policy and return the seconds; what was killed is resumed."""
@@ -194,7 +191,7 @@ class Training:
         path = CACHE / f"{self.key}.visit.npz"
         if not path.is_file():
             student, _ = self._earlier().policy()
-            env_id, n_rollouts, n_rounds, _ = self.visits
+            env_id, n_rollouts, n_rounds = self.visits
             rng, clock = check_random_state(student.random_state), self._clock()
             seed = int(rng.randint(2**31, size=n_rounds)[-1])
             start = clock()
