@@ -127,8 +127,8 @@ TASKS = {
             "skvdd/Sorting6-v0",
             *(240, 30, 1000),
             features=True,
-            settings=COARSE,
-            parameters=trained(12_000, 8_000),
+            settings={"state_noise": 0.02, "hidden_size": 256},
+            parameters=trained(24_000, 8_000),
         ),
         Task(
             "blockpush",

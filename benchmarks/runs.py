@@ -42,6 +42,8 @@ from skvdd.persistence import write_whole
 
 CACHE = Path(__file__).parent / "cache"  # trained policies
 OLD_SCALE_FLOOR = 1e-3  # of all mixtures, before it was a parameter
+# Features that have changed since policies were first kept, under new names.
+REVISED = {task: f"{task}, nearest blocks first" for task in ("sorting4", "sorting6")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ class Training:
         if self.goal is not None:
             options["goal"] = self.goal
         if self.features is not None:
-            options["features"] = self.features
+            options["features"] = REVISED.get(self.features, self.features)
         if self.visits is not None:
             options["visits"] = list(self.visits)
         return {

@@ -51,6 +51,8 @@ def test_a_key_depends_on_every_parameter_the_data_and_the_teacher():
         training(GaussianMoEPolicy(3, **SMALL)).key,
         training(GaussianMoEPolicy(2, **{**SMALL, "random_state": 1})).key,
         training(n=3).key,
+        training(features="sorting4").key,
+        training(features="sorting6").key,
         training(teacher=training()).key,
         training(teacher=training(), visits=("skvdd/Avoiding-v0", 2, 1)).key,
         training(teacher=training(), visits=("skvdd/Avoiding-v0", 3, 1)).key,

@@ -8,7 +8,6 @@ demonstrations what it hardly learns from coordinates.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +22,7 @@ Array = NDArray[np.floating]
 NEAR = 0.15  # m: distances below it have a column of their own, that resolves them
 CLOSE = 0.10  # m: places of the rod beside a cube likewise
 FALLING = (-0.02, 0.05)  # m, of a block past the edge of the platform: on it, and in its bin
+FAR = 10.0  # m: more than any distance on the table
 FOURFOLD = 4  # a cube looks the same after a quarter turn
 
 
@@ -164,20 +164,29 @@ def _in_frame(way: Array, yaw: Array) -> list[Array]:
 def sorting_features(states: Array) -> Array:
     """Return the features of `~skvdd.envs.sorting.Sorting`.
 
-    For n blocks (..., 4 + 3n) to (..., 4 + 21n + 2n(n - 1)).
+    For n blocks (..., 4 + 3n) to (..., 4 + 21n + 2n(n - 1)). Blocks of a colour can stand in for
+    one another: the nearest to the rod comes first, and last what lies in a bin.
     """
-    rod, parts = states[..., 2:4], rod_features(states)
-    n_blocks = (states.shape[-1] - 4) // 3
-    centres = [states[..., 4 + 3 * block : 6 + 3 * block] for block in range(n_blocks)]
-    for block, centre in enumerate(centres):
-        bin_ = BINS["r" if block < n_blocks // 2 else "b"]
-        mouth = np.array([bin_.x, bin_.y])
-        yaw = rotation(np.arctan(states[..., 6 + 3 * block]), FOURFOLD)
-        fallen = np.clip(centre[..., 1:] - PLATFORM_EDGE, *FALLING)
-        parts += [centre, centre - rod, yaw, fallen, bearing(rod, centre), bearing(centre, mouth)]
-        parts += [behind(rod, centre, mouth)]
-    parts += [bearing(one, other) for one, other in combinations(centres, 2)]
-    return np.concatenate(parts, axis=-1)
+    rod, blocks = states[..., None, 2:4], _nearest_first(states)
+    centre, yaw = blocks[..., :2], rotation(np.arctan(blocks[..., 2]), FOURFOLD)
+    n_blocks = blocks.shape[-2]
+    mouth = np.repeat([[BINS[color].x, BINS[color].y] for color in "rb"], n_blocks // 2, axis=0)
+    fallen = np.clip(centre[..., 1:] - PLATFORM_EDGE, *FALLING)
+    parts = [centre, centre - rod, yaw, fallen, bearing(rod, centre), bearing(centre, mouth)]
+    each = np.concatenate([*parts, behind(rod, centre, mouth)], axis=-1)
+    one, other = np.triu_indices(n_blocks, 1)
+    pairs = bearing(centre[..., one, :], centre[..., other, :])
+    seen = [part.reshape(*states.shape[:-1], -1) for part in (each, pairs)]
+    return np.concatenate([*rod_features(states), *seen], axis=-1)
+
+
+def _nearest_first(states: Array) -> Array:
+    """Return the blocks, of each colour in order of distance to the rod, (..., n, 3)."""
+    blocks = states[..., 4:].reshape(*states.shape[:-1], 2, -1, 3)
+    away = np.linalg.norm(blocks[..., :2] - states[..., None, None, 2:4], axis=-1)
+    order = np.argsort(away + FAR * (blocks[..., 1] > PLATFORM_EDGE), axis=-1, kind="stable")
+    ordered = np.take_along_axis(blocks, order[..., None], axis=-2)
+    return ordered.reshape(*states.shape[:-1], -1, 3)
 
 
 def block_push_features(states: Array, goals: Array) -> Array:

@@ -87,6 +87,34 @@ def test_moving_all_the_plane_moves_no_direction_between_rod_and_cube(task):
     assert not changed[6:14].any()
 
 
+def swapped(states, one, other):
+    """Return states of Sorting in which two blocks have changed places."""
+    exchanged = states.copy()
+    first, second = (slice(4 + 3 * block, 7 + 3 * block) for block in (one, other))
+    exchanged[:, first], exchanged[:, second] = states[:, second], states[:, first]
+    return exchanged
+
+
+@pytest.mark.parametrize(("one", "other", "alike"), [(0, 2, True), (3, 5, True), (2, 3, False)])
+def test_blocks_stand_in_for_one_another_within_their_colour_alone(one, other, alike):
+    states = rows_of("sorting6", window_size=1)[:, 0]
+    features = task_features("sorting6")
+    same = features.transform(states) == features.transform(swapped(states, one, other))
+    assert same.all(axis=1).all() == alike
+
+
+def test_the_nearest_block_of_a_colour_comes_first_and_one_in_a_bin_last():
+    states = np.zeros((2, 4 + 3 * 4))
+    states[:, 2:4] = 0.5, 0.19  # the rod
+    states[:, [4, 5]], states[:, [7, 8]] = (0.5, 0.1), (0.5, 0.0)  # red
+    states[:, [10, 11]], states[:, [13, 14]] = (0.6, -0.1), (0.6, 0.1)  # blue
+    states[1, [4, 5]] = 0.45, 0.21  # nearest of all, and over the edge
+    features = task_features("sorting4").transform(states)
+    centres = features[:, 4 : 4 + 4 * 21].reshape(2, 4, 21)[:, :, :2]
+    np.testing.assert_array_equal(centres[0], [[0.5, 0.1], [0.5, 0.0], [0.6, 0.1], [0.6, -0.1]])
+    np.testing.assert_array_equal(centres[1, :2], [[0.5, 0.0], [0.45, 0.21]])
+
+
 def test_a_clone_makes_the_same_features():
     rows = rows_of("pushing", 2)
     one = task_features("pushing", 2)
