@@ -24,6 +24,7 @@ CLOSE = 0.10  # m: places of the rod beside a cube likewise
 FALLING = (-0.02, 0.05)  # m, of a block past the edge of the platform: on it, and in its bin
 FAR = 10.0  # m: more than any distance on the table
 FOURFOLD = 4  # a cube looks the same after a quarter turn
+AT_ONCE = 2**13  # rows that are worked on together: what lies between is several times as large
 
 
 def bearing(start: Array, end: Array) -> Array:
@@ -226,7 +227,8 @@ def task_features(task: str, window_size: int = 1) -> FunctionTransformer:
     -------
     sklearn.preprocessing.FunctionTransformer
         It takes rows (n, T, d), (n, T * d) or, in Block Push, with a goal (n, T * d + 4), and
-        returns flat rows of features, a goal at the end as it was. It learns nothing.
+        returns flat rows of features, a goal at the end as it was, in their floating type (whole
+        numbers: float64). It learns nothing.
 
     Raises
     ------
@@ -255,16 +257,32 @@ def task_features(task: str, window_size: int = 1) -> FunctionTransformer:
 
 def _featured(rows: ArrayLike, task: str, window_size: int) -> Array:
     """Return flat rows of features of flat rows, or of windows."""
-    features, goal_dim = FEATURES[task]
+    goal_dim = FEATURES[task][1]
     rows = np.asarray(rows)
     rows = rows.reshape(len(rows), -1)
-    n_columns = rows.shape[1] - goal_dim
-    if n_columns % window_size:
+    if (rows.shape[1] - goal_dim) % window_size:
         raise ValueError(
             f"the rows of {task!r} must hold {window_size} states each"
             f"{f' and {goal_dim} numbers of a goal' * bool(goal_dim)}, got {rows.shape[1]} columns."
         )
-    states = rows[:, :n_columns].reshape(len(rows), window_size, -1)
-    goal = rows[:, n_columns:]
+    first = _features_of(rows[:AT_ONCE], task, window_size)
+    if len(rows) <= AT_ONCE:
+        return first
+    featured = np.empty((len(rows), first.shape[1]), dtype=first.dtype)
+    featured[:AT_ONCE] = first
+    for start in range(AT_ONCE, len(rows), AT_ONCE):
+        block = slice(start, start + AT_ONCE)
+        featured[block] = _features_of(rows[block], task, window_size)
+    return featured
+
+
+def _features_of(rows: Array, task: str, window_size: int) -> Array:
+    """Return the features of flat rows, reckoned in float64 and given back in the rows' type."""
+    features, goal_dim = FEATURES[task]
+    n_columns = rows.shape[1] - goal_dim
+    exact = rows.astype(np.float64, copy=False)
+    states = exact[:, :n_columns].reshape(len(rows), window_size, -1)
+    goal = exact[:, n_columns:]
     seen = [np.repeat(goal[:, None], window_size, axis=1)] if goal_dim else []
-    return np.concatenate([features(states, *seen).reshape(len(rows), -1), goal], axis=1)
+    featured = np.concatenate([features(states, *seen).reshape(len(rows), -1), goal], axis=1)
+    return featured.astype(rows.dtype if rows.dtype.kind == "f" else np.float64, copy=False)

@@ -115,6 +115,26 @@ def test_the_nearest_block_of_a_colour_comes_first_and_one_in_a_bin_last():
     np.testing.assert_array_equal(centres[1, :2], [[0.5, 0.0], [0.45, 0.21]])
 
 
+@pytest.mark.parametrize("task", ["sorting2", "blockpush"])
+def test_many_rows_have_the_features_of_each(task, monkeypatch):
+    rows, features = rows_of(task, window_size=1)[:103], task_features(task)
+    whole = features.transform(rows)
+    monkeypatch.setattr("skvdd.datasets.features.AT_ONCE", 10)
+    np.testing.assert_array_equal(features.transform(rows), whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("float32", "float32"), ("float64", "float64"), ("int64", "float64")]
+)
+def test_features_have_the_floating_type_of_the_rows(given, kept):
+    rows = np.arange(1.0, 49.0).reshape(3, 16)
+    exact = task_features("sorting4").transform(rows)
+    features = task_features("sorting4").transform(rows.astype(given))
+    assert features.dtype == kept
+    # reckoned in float64, then rounded once
+    np.testing.assert_array_equal(features, exact.astype(kept))
+
+
 def test_a_clone_makes_the_same_features():
     rows = rows_of("pushing", 2)
     one = task_features("pushing", 2)
