@@ -43,7 +43,10 @@ from skvdd.persistence import write_whole
 CACHE = Path(__file__).parent / "cache"  # trained policies
 OLD_SCALE_FLOOR = 1e-3  # of all mixtures, before it was a parameter
 # Features that have changed since policies were first kept, under new names.
-REVISED = {task: f"{task}, nearest blocks first" for task in ("sorting4", "sorting6")}
+REVISED = {
+    task: f"{task}, rod without set-point, nearest blocks first"
+    for task in ("sorting2", "sorting4", "sorting6")
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,8 +165,10 @@ def _in_frame(way: Array, yaw: Array) -> list[Array]:
 def sorting_features(states: Array) -> Array:
     """Return the features of `~skvdd.envs.sorting.Sorting`.
 
-    For n blocks (..., 4 + 3n) to (..., 4 + 21n + 2n(n - 1)). Blocks of a colour can stand in for
-    one another: the nearest to the rod comes first, and last what lies in a bin.
+    For n blocks (..., 4 + 3n) to (..., 2 + 21n + 2n(n - 1)). Of the rod there is only where it is:
+    how far the set-point leads is the last action again, and who sees that repeats it. Blocks of a
+    colour can stand in for one another: the nearest to the rod comes first, and last what lies in
+    a bin.
     """
     rod, blocks = states[..., None, 2:4], _nearest_first(states)
     centre, yaw = blocks[..., :2], rotation(np.arctan(blocks[..., 2]), FOURFOLD)
@@ -178,7 +180,7 @@ def sorting_features(states: Array) -> Array:
     one, other = np.triu_indices(n_blocks, 1)
     pairs = bearing(centre[..., one, :], centre[..., other, :])
     seen = [part.reshape(*states.shape[:-1], -1) for part in (each, pairs)]
-    return np.concatenate([*rod_features(states), *seen], axis=-1)
+    return np.concatenate([states[..., 2:4], *seen], axis=-1)
 
 
 def _nearest_first(states: Array) -> Array:

@@ -74,17 +74,30 @@ def test_each_state_of_a_window_has_its_own_features(task):
     np.testing.assert_array_equal(window.transform(rows), np.concatenate([*alone, goal], axis=1))
 
 
-@pytest.mark.parametrize("task", ["pushing", "sorting4"])
-def test_moving_all_the_plane_moves_no_direction_between_rod_and_cube(task):
+@pytest.mark.parametrize(
+    ("task", "moving", "still"),
+    [
+        ("pushing", [0, 4], [2, 3, *range(6, 14)]),  # set-point and cube; its lead, rod to cube
+        ("sorting4", [0, 2], range(4, 13)),  # rod and block; rod to block
+    ],
+)
+def test_moving_all_the_plane_moves_no_direction_between_rod_and_cube(task, moving, still):
     states = rows_of(task, window_size=1)[:, 0].astype(np.float64)
     moved = states.copy()
     moved[:, [0, 2, *range(4, states.shape[1], 3)]] += 0.1
     features, after = (task_features(task).transform(x) for x in (states, moved))
     changed = np.abs(features - after).max(axis=0) > 1e-9
-    # Set-point and cubes moved, and cubes against their fixed targets; rod against cube did not.
-    assert not changed[2:4].any()
-    assert changed[[0, 4]].all()
-    assert not changed[6:14].any()
+    assert changed[moving].all()
+    assert not changed[still].any()
+
+
+@pytest.mark.parametrize("task", ["sorting2", "sorting4", "sorting6"])
+def test_sorting_does_not_see_where_the_set_point_is(task):
+    states = rows_of(task, window_size=1)[:, 0]
+    elsewhere = states.copy()
+    elsewhere[:, :2] += 0.05
+    seen, still_seen = (task_features(task).transform(x) for x in (states, elsewhere))
+    np.testing.assert_array_equal(seen, still_seen)
 
 
 def swapped(states, one, other):
@@ -110,7 +123,7 @@ def test_the_nearest_block_of_a_colour_comes_first_and_one_in_a_bin_last():
     states[:, [10, 11]], states[:, [13, 14]] = (0.6, -0.1), (0.6, 0.1)  # blue
     states[1, [4, 5]] = 0.45, 0.21  # nearest of all, and over the edge
     features = task_features("sorting4").transform(states)
-    centres = features[:, 4 : 4 + 4 * 21].reshape(2, 4, 21)[:, :, :2]
+    centres = features[:, 2 : 2 + 4 * 21].reshape(2, 4, 21)[:, :, :2]
     np.testing.assert_array_equal(centres[0], [[0.5, 0.1], [0.5, 0.0], [0.6, 0.1], [0.6, -0.1]])
     np.testing.assert_array_equal(centres[1, :2], [[0.5, 0.0], [0.45, 0.21]])
 
