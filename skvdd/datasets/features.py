@@ -110,15 +110,10 @@ def rotation(angle: Array, symmetry: int = 1) -> Array:
     return np.stack([np.cos(symmetry * angle), np.sin(symmetry * angle)], axis=-1)
 
 
-def rod_features(states: Array) -> list[Array]:
-    """Return what a planar rod is about: set-point, and how far it leads the rod, (..., 2) each."""
-    desired, rod = states[..., :2], states[..., 2:4]
-    return [desired, desired - rod]
-
-
 def pushing_features(states: Array) -> Array:
     """Return the features of `~skvdd.envs.pushing.Pushing`: (..., 10) to (..., 64)."""
-    rod, parts = states[..., 2:4], rod_features(states)
+    desired, rod = states[..., :2], states[..., 2:4]
+    parts = [desired, desired - rod]
     for column in (4, 7):
         cube = states[..., column : column + 2]
         yaw = rotation(np.arctan(states[..., column + 2]), FOURFOLD)
