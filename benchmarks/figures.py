@@ -69,7 +69,7 @@ def dot_plot(
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(names)), names)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(names) - 0.5, -0.5)  # the first row on top, no mark cut off
     if any(name in published for name in names):
         axes[1].plot([], [], "D", mfc="none", mec=PAPER_COLOR, label="paper")
         figure.legend(loc="outside lower center", frameon=False)
