@@ -83,6 +83,10 @@ def trained(
 WIDE = {"hidden_size": 256, "batch_size": 1024}
 FINE = {"state_noise": 0.005, **WIDE}
 COARSE = {"state_noise": 0.02, **WIDE}
+# A longer distillation: noise levels up to twice the spread of the actions show an expert modes
+# that are far apart, and one sample in one step of the experts leaves time for many iterations.
+LONGER = {"scale_floor": 0.05, "noise_min": 0.2, "noise_max": 2.0, "init_iter": 12_000}
+LONGER |= {"max_iter": 5_000, "expert_steps": 1, "n_samples": 1}
 # Contexts and rollouts are those of the benchmarks' own protocols, but for Sorting's, of whose 60
 # contexts here are 30, each with 8 rollouts in place of 8, 18 and 20, and Block Push's, whose 100
 # single rollouts tell no entropy: 25 contexts with 8 each.
@@ -122,7 +126,7 @@ TASKS = {
             window_size=1,
             features=True,
             settings={"state_noise": 0.02, "hidden_size": 256},
-            parameters=trained(24_000, 8_000),
+            parameters=trained(24_000, 8_000, **LONGER),
         ),
         Task(
             "sorting6",
@@ -131,7 +135,7 @@ TASKS = {
             window_size=1,
             features=True,
             settings={"state_noise": 0.02, "hidden_size": 256},
-            parameters=trained(24_000, 8_000),
+            parameters=trained(24_000, 8_000, **LONGER),
         ),
         Task(
             "blockpush",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import reports
-from benchmarks.methods import METHODS, TASKS, Plan, Task, candidate_name, read_tuned
+from benchmarks.methods import LONGER, METHODS, TASKS, Plan, Task, candidate_name, read_tuned
 from benchmarks.reports import Records
 from benchmarks.runs import Run, execute, write
 
@@ -153,14 +153,9 @@ def origins(plan: Plan, seeds: Sequence[int]) -> list[Run]:
 
 
 def visits(plan: Plan, seeds: Sequence[int]) -> list[Run]:
-    """Return the plan that distils a student also in the states that it gets into itself.
-
-    Noise levels up to twice the spread of the actions show an expert modes that are far apart, and
-    one sample in one step of the experts leaves time for many more iterations.
-    """
-    mixture = {"scale_floor": 0.05, "batch_size": 256}
-    longer = {**mixture, "noise_min": 0.2, "noise_max": 2.0, "init_iter": 12_000}
-    longer |= {"max_iter": 5_000, "expert_steps": 1, "n_samples": 1}
+    """Return the plan that distils a student also in the states that it gets into itself."""
+    mixture = {"scale_floor": LONGER["scale_floor"], "batch_size": 256}
+    longer = {**LONGER, **mixture}
     rows: dict[str, tuple[str, dict[str, Any]]] = {
         "VE": ("VE", {}),
         "VDD-VE": ("VDD-VE", {}),
