@@ -126,7 +126,7 @@ def grouped_dot_plot(
         for place in range(1, len(groups)):
             axis.axhline(place - 0.5, color="0.85", lw=0.8, zorder=0)
     axes[0].set_yticks(range(len(groups)), list(groups))
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(groups) - 0.5, -0.5)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods)
     )
