@@ -114,7 +114,6 @@ TASKS = {
             "sorting2",
             "skvdd/Sorting2-v0",
             *(240, 30, 1000),
-            window_size=1,
             features=True,
             settings={"state_noise": 0.02},
             parameters=trained(12_000, 8_000),
