@@ -113,7 +113,7 @@ TASKS = {
         Task(
             "sorting2",
             "skvdd/Sorting2-v0",
-            *(240, 30, 1000),
+            *(240, 30, 3000),
             features=True,
             settings={"state_noise": 0.02},
             parameters=trained(12_000, 8_000),
