@@ -154,15 +154,13 @@ def origins(plan: Plan, seeds: Sequence[int]) -> list[Run]:
 
 def visits(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     """Return the plan that distils a student also in the states that it gets into itself."""
-    mixture = {"scale_floor": LONGER["scale_floor"], "batch_size": 256}
-    longer = {**LONGER, **mixture}
+    alone = {"scale_floor": LONGER["scale_floor"], "max_iter": LONGER["init_iter"]}
     rows: dict[str, tuple[str, dict[str, Any]]] = {
         "VE": ("VE", {}),
-        "VDD-VE": ("VDD-VE", {}),
-        "EM, longer": ("EM", {"parameters": {**mixture, "max_iter": 12_000}}),
-        "longer, start alone": ("VDD-VE", {"parameters": {**longer, "max_iter": 1}}),
-        "longer": ("VDD-VE", {"parameters": longer}),
-        "longer, own states": ("VDD-VE", {"parameters": longer, "visits": VISITS}),
+        "EM, longer": ("EM", {"parameters": alone}),
+        "longer, start alone": ("VDD-VE", {"parameters": {**LONGER, "max_iter": 1}}),
+        "longer": ("VDD-VE", {"parameters": LONGER}),
+        "longer, own states": ("VDD-VE", {"parameters": LONGER, "visits": VISITS}),
     }
     return [
         plan.run(method, seed, name=name, **options)

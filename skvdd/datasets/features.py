@@ -3,6 +3,9 @@
 A cube goes where the rod touches it, to a millimetre, and the coordinates in a state are of
 decimetres. A network that is given directions and distances instead learns from a tenth of the
 demonstrations what it hardly learns from coordinates.
+
+How far a set-point leads the rod is the last action again, and a policy that sees it repeats it:
+Sorting shows nothing of its set-point, Aligning only the height.
 """
 
 from __future__ import annotations
@@ -125,13 +128,14 @@ def pushing_features(states: Array) -> Array:
 
 
 def aligning_features(states: Array) -> Array:
-    """Return the features of `~skvdd.envs.aligning.Aligning`: (..., 20) to (..., 40)."""
-    desired, tool = states[..., :3], states[..., 3:6]
+    """Return the features of `~skvdd.envs.aligning.Aligning`: (..., 20) to (..., 37)."""
+    desired_height, tool = states[..., 2:3], states[..., 3:6]
     tray, target = states[..., 6:9], states[..., 13:16]
     yaw, target_yaw = _yaw(states[..., 9:13]), _yaw(states[..., 16:20])
     return np.concatenate(
         [
-            *(desired, desired - tool, tool[..., 2:] - tray[..., 2:]),
+            *(tool[..., :2], desired_height),
+            *(desired_height - tool[..., 2:], tool[..., 2:] - tray[..., 2:]),
             *(tray[..., :2], target[..., :2], rotation(yaw), rotation(target_yaw - yaw)),
             *_in_frame(tool[..., :2] - tray[..., :2], yaw),
             *_in_frame(target[..., :2] - tray[..., :2], yaw),
@@ -160,10 +164,8 @@ def _in_frame(way: Array, yaw: Array) -> list[Array]:
 def sorting_features(states: Array) -> Array:
     """Return the features of `~skvdd.envs.sorting.Sorting`.
 
-    For n blocks (..., 4 + 3n) to (..., 2 + 21n + 2n(n - 1)). Of the rod there is only where it is:
-    how far the set-point leads is the last action again, and who sees that repeats it. Blocks of a
-    colour can stand in for one another: the nearest to the rod comes first, and last what lies in
-    a bin.
+    For n blocks (..., 4 + 3n) to (..., 2 + 21n + 2n(n - 1)). Blocks of a colour can stand in for
+    one another: the nearest to the rod comes first, and last what lies in a bin.
     """
     rod, blocks = states[..., None, 2:4], _nearest_first(states)
     centre, yaw = blocks[..., :2], rotation(np.arctan(blocks[..., 2]), FOURFOLD)

@@ -91,13 +91,23 @@ def test_moving_all_the_plane_moves_no_direction_between_rod_and_cube(task, movi
     assert not changed[still].any()
 
 
-@pytest.mark.parametrize("task", ["sorting2", "sorting4", "sorting6"])
-def test_sorting_does_not_see_where_the_set_point_is(task):
+@pytest.mark.parametrize("task", ["aligning", "sorting2", "sorting4", "sorting6"])
+def test_where_in_the_plane_the_set_point_is_does_not_matter(task):
     states = rows_of(task, window_size=1)[:, 0]
     elsewhere = states.copy()
     elsewhere[:, :2] += 0.05
     seen, still_seen = (task_features(task).transform(x) for x in (states, elsewhere))
     np.testing.assert_array_equal(seen, still_seen)
+
+
+def test_aligning_sees_how_high_the_set_point_is_and_above_the_tool():
+    states = rows_of("aligning", window_size=1)[:, 0].astype(np.float64)
+    higher = states.copy()
+    higher[:, 2] += 0.05
+    before, after = (task_features("aligning").transform(x) for x in (states, higher))
+    risen = np.zeros(before.shape[1])
+    risen[[2, 3]] = 0.05
+    np.testing.assert_allclose(after - before, np.tile(risen, (len(states), 1)), atol=1e-12)
 
 
 def swapped(states, one, other):
