@@ -258,7 +258,6 @@ class Plan:
         demonstrations: str | None = None,
         n_demonstrations: int | None = None,
         parameters: dict[str, Any] | None = None,
-        visits: tuple[int, int] | None = None,
     ) -> Run:
         """Return a run of a method; parameters replace the tuned ones."""
         training = self.training(
@@ -267,7 +266,6 @@ class Plan:
             demonstrations=demonstrations,
             n_demonstrations=n_demonstrations,
             parameters=parameters,
-            visits=visits,
         )
         return Run(
             name or method,
@@ -287,7 +285,6 @@ class Plan:
         demonstrations: str | None = None,
         n_demonstrations: int | None = None,
         parameters: dict[str, Any] | None = None,
-        visits: tuple[int, int] | None = None,
     ) -> Training:
         """Return the training of a method, and of its teacher of the same seed and data."""
         row = METHODS[method]
@@ -313,7 +310,6 @@ class Plan:
             teacher=teacher,
             goal="recorded" if self.task.goal_dim else None,
             features=self.task.name if self.task.features else None,
-            visits=None if visits is None else (self.task.env_id, *visits),
             **data,
         )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import reports
-from benchmarks.methods import LONGER, METHODS, TASKS, Plan, Task, candidate_name, read_tuned
+from benchmarks.methods import METHODS, TASKS, Plan, Task, candidate_name, read_tuned
 from benchmarks.reports import Records
 from benchmarks.runs import Run, execute, write
 
@@ -43,7 +43,6 @@ TABLE_1 = ("VP", "VE", "VP-1", "VE-1", "CD-VE", "CTM-VE", "VDD-VP", "VDD-VE")
 TABLE_2 = ("EM", "IMC", "VDD-VP", "VDD-VE")
 N_EXPERTS = (1, 2, 4, 8, 16, 32)
 NOISES = ("min", "max", "uniform", "interval", "anneal", "loguniform")
-VISITS = (240, 2)  # rollouts whose states a student learns from, and how many rounds of them
 BOUNDS = ((0.03, 0.1), (0.05, 0.25), (0.1, 0.5), (0.1, 1.0), (0.2, 0.5), (0.4, 1.0))
 STEPS = (16, 32, 64)
 DIFFICULTIES = {
@@ -152,23 +151,6 @@ def origins(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     ]
 
 
-def visits(plan: Plan, seeds: Sequence[int]) -> list[Run]:
-    """Return the plan that distils a student also in the states that it gets into itself."""
-    alone = {"scale_floor": LONGER["scale_floor"], "max_iter": LONGER["init_iter"]}
-    rows: dict[str, tuple[str, dict[str, Any]]] = {
-        "VE": ("VE", {}),
-        "EM, longer": ("EM", {"parameters": alone}),
-        "longer, start alone": ("VDD-VE", {"parameters": {**LONGER, "max_iter": 1}}),
-        "longer": ("VDD-VE", {"parameters": LONGER}),
-        "longer, own states": ("VDD-VE", {"parameters": LONGER, "visits": VISITS}),
-    }
-    return [
-        plan.run(method, seed, name=name, **options)
-        for name, (method, options) in rows.items()
-        for seed in seeds
-    ]
-
-
 def candidates(plan: Plan, seeds: Sequence[int]) -> list[Run]:
     """Return the plan of the search: every candidate of every method, on a seed of its own."""
     untuned = replace(plan, tuned={}, n_rollouts=_share(plan.task, TUNING_SHARE))
@@ -224,7 +206,6 @@ EXPERIMENTS = {
     "figure4": Experiment("Figure 4: rollouts by expert", nothing, reports.trajectories),
     "teachers": Experiment("Teachers: VE, VP, and the transformer", teachers, reports.dots),
     "origins": Experiment("Origins: where the advantage comes from", origins, reports.difficulties),
-    "visits": Experiment("Visits: distilled where the student goes", visits, reports.dots),
     "difficulty": Experiment(
         "Difficulty: harder demonstrations", difficulties, reports.difficulties
     ),

@@ -7,7 +7,6 @@ estimator, the demonstrations, and its teacher. A `Run` rolls one out and leaves
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import platform
@@ -16,10 +15,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
-from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +27,6 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import check_random_state
 
 import skvdd
 from benchmarks.stopwatch import Stopwatch
@@ -67,11 +64,6 @@ class Training:
         The teacher of a distiller.
     features : str or None, default=None
         The task whose features the policy sees in place of raw states.
-    visits : tuple of str, int and int, or None, default=None
-        Where a distiller is rolled out from random initial states, how often in a round, and how
-        many rounds: after each it is distilled for as long again in all that it met too, with an
-        action of the teacher for every row, demonstrated or met (DAgger, Ross et al., 2011). A
-        round is a training of its own, which goes on from the one before. Not with goals.
     """
 
     estimator: Any
@@ -80,14 +72,6 @@ class Training:
     goal: Literal["recorded", "future"] | None = None
     teacher: Training | None = None
     features: str | None = None
-    visits: tuple[str, int, int] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse visits where rows have goals, or where there is no teacher to say what to do."""
-        if self.visits and self.teacher is None:
-            raise ValueError("visits must be None without a teacher, who labels what is met.")
-        if self.visits and self.goal:
-            raise ValueError("visits must be None where rows have goals: rollouts record none.")
 
     @cached_property
     def key(self) -> str:
@@ -107,8 +91,6 @@ class Training:
             options["goal"] = self.goal
         if self.features is not None:
             options["features"] = REVISED.get(self.features, self.features)
-        if self.visits is not None:
-            options["visits"] = list(self.visits)
         return {
             "class": type(self.estimator).__name__,
             "parameters": parameters,
@@ -119,11 +101,6 @@ class Training:
             **options,
         }
 
-    def ancestors(self) -> list[Training]:
-        """Return what has to be trained before, first things first."""
-        earlier = self._earlier()
-        return [] if earlier is None else [*earlier.ancestors(), earlier]
-
     def policy(self) -> tuple[Any, float]:
         """Return the trained policy and the seconds it took; train what is not in the cache.
 
@@ -133,28 +110,19 @@ class Training:
         path, seconds_path = CACHE / f"{self.key}.safetensors", CACHE / f"{self.key}.seconds"
         if seconds_path.is_file():
             return skvdd.load(path), float(seconds_path.read_text().split()[0])
-        # What goes before is trained, or loaded, before the clock starts.
+        # The teacher is trained, or loaded, before the clock starts.
         teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
-        policy, seconds = self.estimator, 0.0
-        if self.visits:
-            policy, seconds = self._earlier().policy()
-            seconds += self._visit()[1]
         states, actions = self.rows()
-        seconds += self._fit(policy, states, actions, **teacher)
-        if policy.interrupted_:
+        seconds = self._fit(states, actions, **teacher)
+        if self.estimator.interrupted_:
             raise KeyboardInterrupt
-        policy.save(path)
+        self.estimator.save(path)
         name = torch.cuda.get_device_name() if self._on_gpu() else _processor()
         write(seconds_path, f"{seconds:.2f} {name}\n")
-        return policy, seconds
+        return self.estimator, seconds
 
     def rows(self) -> tuple[Any, Any]:
-        """Return what the policy is fitted on: one row a decision, with a goal where it has one.
-
-        After those of the demonstrations come those of every round of visits, without actions.
-        """
-        if self.visits:
-            return np.concatenate([self._earlier().rows()[0], self._visit()[0]]), None
+        """Return what the policy is fitted on: one row a decision, with a goal where it has one."""
         demonstrations = load_demonstrations(self.demonstrations, self.n_demonstrations)
         rows, actions, _ = demonstrations.windows(
             self.estimator.window_size, goal=self.goal, random_state=self.estimator.random_state
@@ -172,48 +140,16 @@ class Training:
         _, _, name = (CACHE / f"{self.key}.seconds").read_text().strip().partition(" ")
         return name
 
-    def _earlier(self) -> Training | None:
-        """Return what goes right before: the round before, or the student without; the teacher."""
-        if self.visits is None:
-            return self.teacher
-        env_id, n_rollouts, n_rounds = self.visits
-        return replace(self, visits=(env_id, n_rollouts, n_rounds - 1) if n_rounds > 1 else None)
-
-    def _fit(self, policy: Any, states: Any, actions: Any, **teacher: Any) -> float:
-        """Fit, or go on with, a policy and return the seconds; what was killed is resumed."""
+    def _fit(self, states: Any, actions: Any, **teacher: Any) -> float:
+        """Fit the estimator and return the seconds; a training that was killed is resumed."""
         CACHE.mkdir(exist_ok=True)
         stopwatch = Stopwatch(self._clock())
-        policy.set_callbacks(stopwatch, Checkpoint(CACHE / f"{self.key}.checkpoint"))
-        fit = policy.partial_fit if self.visits else policy.fit
+        self.estimator.set_callbacks(stopwatch, Checkpoint(CACHE / f"{self.key}.checkpoint"))
         try:
-            fit(states, actions, **teacher)
+            self.estimator.fit(states, actions, **teacher)
         finally:
-            policy.set_callbacks()
+            self.estimator.set_callbacks()
         return stopwatch.seconds
-
-    def _visit(self) -> tuple[Any, float]:
-        """Return the states that are met in this round, and the seconds it took; go once."""
-        path = CACHE / f"{self.key}.visit.npz"
-        if not path.is_file():
-            student, _ = self._earlier().policy()
-            env_id, n_rollouts, n_rounds = self.visits
-            rng, clock = check_random_state(student.random_state), self._clock()
-            seed = int(rng.randint(2**31, size=n_rounds)[-1])
-            start = clock()
-            evaluation = evaluate_policy(
-                make_pipeline(self.transformer(), student),
-                env_id,
-                n_rollouts,
-                random_state=seed,
-                progress=False,
-            )
-            states, _, _ = evaluation.episodes.windows(student.window_size)
-            states = self.transformer().transform(states)
-            content = io.BytesIO()
-            np.savez_compressed(content, states=states, seconds=clock() - start)
-            write_whole(path, content.getvalue())
-        with np.load(path) as file:
-            return file["states"], float(file["seconds"])
 
     def _on_gpu(self) -> bool:
         return resolve_device(self.estimator.device).type == "cuda"
@@ -298,7 +234,7 @@ class Run:
 
 
 def execute(runs: Sequence[Run], folder: Path, jobs: int) -> list[str]:
-    """Make the record of every run, several at once, what others wait for first.
+    """Make the record of every run, several at once, teachers first.
 
     Parameters
     ----------
@@ -318,15 +254,15 @@ def execute(runs: Sequence[Run], folder: Path, jobs: int) -> list[str]:
     for run in runs:
         if not run.path(folder).is_file():
             groups.setdefault(run.training.key, []).append(run)
-    failed: dict[str, str] = {}
+    needed = [group[0].training.teacher for group in groups.values()]
+    teachers = {teacher.key: teacher for teacher in needed if teacher is not None}
+    # What several students wait for must not be trained by each.
+    failed = _each(jobs, [(_train, key, (teacher,)) for key, teacher in teachers.items()])
 
     def able(training: Training) -> bool:
-        return not any(earlier.key in failed for earlier in training.ancestors())
+        ready = training.teacher is None or able(training.teacher)
+        return ready and training.key not in failed
 
-    # What several wait for must not be trained by each.
-    for wave in zip_longest(*(group[0].training.ancestors() for group in groups.values())):
-        awaited = {training.key: training for training in wave if training and able(training)}
-        failed |= _each(jobs, [(_train, key, (training,)) for key, training in awaited.items()])
     calls = [
         (_record, key, (group, folder)) for key, group in groups.items() if able(group[0].training)
     ]
