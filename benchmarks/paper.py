@@ -259,7 +259,7 @@ def conduct(name: str, task: str, folder: Path, budget: str, n_seeds: int, jobs:
         return failures
     table = experiment.report(plan, name, experiment.title, records)
     picture = [f"![{experiment.title}]({name}.png)"] if (folder / f"{name}.png").is_file() else []
-    parts = [f"## {experiment.title}", _how(name, plan, n_seeds), *picture, table]
+    parts = [f"## {experiment.title}", _how(name, plan, n_seeds, runs), *picture, table]
     text = "\n\n".join(parts)
     write(folder / f"{name}.md", text + "\n")
     print(f"\n{text}\n", flush=True)
@@ -272,14 +272,16 @@ def _share(task: Task, divisor: int) -> int:
     return n_contexts * max(1, task.n_rollouts // n_contexts // divisor)
 
 
-def _how(name: str, plan: Plan, n_seeds: int) -> str:
-    """Return the sentence that says what made a table."""
+def _how(name: str, plan: Plan, n_seeds: int, runs: Sequence[Run]) -> str:
+    """Return the sentence that says what made a table, and of what runs its figures are means."""
     options = f"--task {plan.task.name} --seeds {n_seeds}"
     if plan.shortening > 1:
         options += " --budget quick"
-    rollouts = f"{plan.n_rollouts} rollouts a seed"
+    command = f"`python -m benchmarks.paper {name} {options}`"
+    if not runs:  # measured on one policy of other experiments
+        return f"{command}."
     spread = "mean ± standard deviation over seeds [95 % interval of the mean, Student's t]"
-    return f"`python -m benchmarks.paper {name} {options}`: {rollouts}, {spread}."
+    return f"{command}: {plan.n_rollouts} rollouts a seed, {spread}."
 
 
 if __name__ == "__main__":
