@@ -39,7 +39,8 @@ from skvdd.persistence import write_whole
 
 CACHE = Path(__file__).parent / "cache"  # trained policies
 OLD_SCALE_FLOOR = 1e-3  # of all mixtures, before it was a parameter
-# Features that have changed since policies were first kept, under new names.
+# Features that have changed since policies were first kept, under new names. Those of Aligning
+# changed as well, together with parameters of every policy, which tell old from new.
 REVISED = {
     task: f"{task}, rod without set-point, nearest blocks first"
     for task in ("sorting2", "sorting4", "sorting6")
@@ -259,9 +260,8 @@ def execute(runs: Sequence[Run], folder: Path, jobs: int) -> list[str]:
     # What several students wait for must not be trained by each.
     failed = _each(jobs, [(_train, key, (teacher,)) for key, teacher in teachers.items()])
 
-    def able(training: Training) -> bool:
-        ready = training.teacher is None or able(training.teacher)
-        return ready and training.key not in failed
+    def able(training: Training | None) -> bool:
+        return training is None or (training.key not in failed and able(training.teacher))
 
     calls = [
         (_record, key, (group, folder)) for key, group in groups.items() if able(group[0].training)
