@@ -1,7 +1,7 @@
 # Every target makes .venv when there is none, with the tested versions of constraints.txt.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint docs gallery format rendering clean
+.PHONY: help install demo test test-slow test-all lint docs gallery format rendering clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ HAS_EGL := PATH=$$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -q libEGL_
 HEADLESS := if $(HAS_EGL); then export MUJOCO_GL=$${MUJOCO_GL:-egl}; fi
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv
 
@@ -32,9 +32,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) rendering ## train a teacher, distil it, compare both in the simulator
 	@$(HEADLESS); $(BIN)/python -m skvdd demo
 
-test: $(INSTALLED) rendering ## run the tests and the examples in the docstrings
-	@$(HEADLESS); OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+# ARGS comes last, so that -m in it decides which tests run.
+PYTEST = $(HEADLESS); OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+  $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+
+test: $(INSTALLED) rendering ## run the tests, except the slow ones, and the docstrings' examples
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED) rendering ## run the slow tests
+	@$(PYTEST) -m slow $(ARGS)
+
+test-all: $(INSTALLED) rendering ## run all tests
+	@$(PYTEST) $(ARGS)
 
 lint: $(INSTALLED) ## check style and types
 	@$(BIN)/ruff check .

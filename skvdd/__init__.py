@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skvdd.diffusion import DiffusionPolicy, ScoreTeacher
+    from skvdd.diffusion import DiffusionPolicy, ScoreTeacher, verify_teacher
     from skvdd.distillation import (
         ConsistencyDistiller,
         ConsistencyTrajectoryDistiller,
         VDDDistiller,
     )
+    from skvdd.encoders import MLPEncoder, TransformerEncoder
     from skvdd.mixture import GaussianMoEPolicy, IMCPolicy
     from skvdd.persistence import load
 
@@ -21,10 +22,13 @@ __all__ = [
     "DiffusionPolicy",
     "GaussianMoEPolicy",
     "IMCPolicy",
+    "MLPEncoder",
     "ScoreTeacher",
+    "TransformerEncoder",
     "VDDDistiller",
     "__version__",
     "load",
+    "verify_teacher",
 ]
 
 # Loaded when asked for: a controller on a robot needs neither torch nor an estimator.
@@ -34,9 +38,12 @@ _HOMES = {
     "DiffusionPolicy": "skvdd.diffusion",
     "GaussianMoEPolicy": "skvdd.mixture",
     "IMCPolicy": "skvdd.mixture",
+    "MLPEncoder": "skvdd.encoders",
     "ScoreTeacher": "skvdd.diffusion",
+    "TransformerEncoder": "skvdd.encoders",
     "VDDDistiller": "skvdd.distillation",
     "load": "skvdd.persistence",
+    "verify_teacher": "skvdd.diffusion",
 }
 
 

@@ -1,8 +1,8 @@
 """Save fitted policies to safetensors files, and load them: no pickle, nothing executed.
 
-A file holds the network's tensors and the scalers' arrays; its header holds everything else as
-JSON: class, constructor parameters, fitted attributes, the network's configuration, and since
-version 2 of the format a checksum of the whole file.
+A file holds the network's tensors, normalization included. Its header holds everything else as
+JSON: class, constructor parameters, fitted attributes, the arguments that build the network, and a
+checksum of the whole file.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import hashlib
 import io
 import json
 import os
-import threading
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,36 +20,41 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-from safetensors.torch import load as deserialise
-from safetensors.torch import save as serialise
+from safetensors.torch import load as deserialize
+from safetensors.torch import save as serialize
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skvdd._sklearn import fixed_scaler
+from skvdd.nn.layout import RowLayout
+from skvdd.nn.normalization import Normalization
 
-POLICIES: dict[str, type] = {}  # what a file may name: nothing else is ever built
-INITIALISING = threading.Lock()  # torch draws initial weights from one generator for all threads
 FORMAT = "skvdd-policy"
-FORMAT_VERSION = 2
-READ_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
 MAX_SIZE = 2**32  # bytes of a file, of which reading it takes a small multiple
 MAX_HEADER = 2**23  # bytes of its header
 BLANK = "0" * 64  # stands for the checksum while it is computed
-WIDTHS = ("hidden_size", "head_size", "n_experts")  # of networks: at least one
-SCALERS = ("state_scaler_", "action_scaler_")
-ATTRIBUTES = (
-    "n_features_in_",
-    "n_actions_",
-    "_single_output",
-    "n_iter_",
-    "history_",
-    "interrupted_",
-)
+MODULES = ("diffusion.policy", "distillation", "mixture")  # whose classes a file may name
+TAG = "skvdd class"  # key of an object in the header
+
+REGISTRY: dict[str, type] = {}  # the classes that a file may name: nothing else is ever built
 
 
-def register(policy_class: type) -> None:
-    """Let files name a class of policies; every subclass of `BasePolicy` is registered so."""
-    POLICIES[policy_class.__name__] = policy_class
+def register(cls: type) -> type:
+    """Let files name a class, by its module and qualified name.
+
+    Every subclass of `BasePolicy` and of `Encoder` is registered. A class of the library keeps its
+    place; one of a notebook may be defined again.
+    """
+    name = class_name(cls)
+    if name.startswith("skvdd.") and name in REGISTRY:
+        raise TypeError(f"{name} is a class of skvdd already.")
+    REGISTRY[name] = cls
+    return cls
+
+
+def class_name(cls: type) -> str:
+    """Return how a file names a class."""
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def save(policy: Any, path: str | Path) -> None:
@@ -57,28 +62,27 @@ def save(policy: Any, path: str | Path) -> None:
 
     The file is written beside ``path`` and renamed when it is complete, so an older file of that
     name survives any failure. Of a distiller, the ``teacher`` parameter is left out: the student
-    does not need it. What is written has been read back before.
+    does not need it. The content is read back before it is written.
 
     Parameters
     ----------
     policy : BasePolicy
-        A fitted policy of this library.
+        A fitted policy.
     path : str or Path
-        Where to write.
+        Where to write. A symbolic link stays one; the file that it points to is replaced.
 
     Raises
     ------
     NotFittedError
         If the policy is not fitted.
     ValueError
-        If it could not be loaded again: weights that are not finite, or parameters that were
-        changed after the fit and do not go with what was fitted.
+        If it could not be loaded again, for example because weights are not finite.
     OSError
         If the file cannot be written; one of that name is then as it was.
     """
     check_is_fitted(policy)
-    content = _content(policy)
     try:
+        content = _content(policy)
         _restore(*_read(io.BytesIO(content), len(content)))
     except Exception as error:
         raise ValueError(
@@ -89,10 +93,10 @@ def save(policy: Any, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Any:
-    """Read a policy that `save` wrote; it predicts at once, on whatever device this machine has.
+    """Read a policy that `save` wrote; it can be used at once, on any machine.
 
     Nothing in a file is executed, and no more memory is taken than a small multiple of its size.
-    Files of this version are read only if their checksum is right.
+    The checksum is verified. The policy's ``device`` is ``"auto"``.
 
     Parameters
     ----------
@@ -109,7 +113,7 @@ def load(path: str | Path) -> Any:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, or is no policy of this library.
+        If the file is damaged, is no policy, or names a class that is not imported.
     OSError
         If it cannot be read.
 
@@ -134,6 +138,8 @@ def load(path: str | Path) -> Any:
             raise ValueError(f"{str(path)!r} {error}") from error
     try:
         return _restore(header, content)
+    except _UnknownClass as error:
+        raise ValueError(f"{str(path)!r} {error}") from error
     except Exception as error:  # damage shows anywhere, and can raise nearly anything
         raise ValueError(f"{str(path)!r} is damaged: {error}") from error
 
@@ -143,14 +149,9 @@ def load(path: str | Path) -> Any:
 
 def _content(policy: Any) -> bytes:
     """Return the file of a policy, with its checksum."""
-    tensors = {f"network.{k}": v.detach().cpu() for k, v in policy.network_.state_dict().items()}
-    for name in SCALERS:
-        scaler = getattr(policy, name)
-        tensors[f"{name}.mean"] = torch.tensor(scaler.mean_, dtype=torch.float64)
-        tensors[f"{name}.scale"] = torch.tensor(scaler.scale_, dtype=torch.float64)
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    header = json.dumps(_header(policy), default=_plain)
-    content = serialise(contiguous, metadata={"skvdd": header})
+    tensors = {n: t.detach().cpu().contiguous() for n, t in policy.network_.state_dict().items()}
+    header = json.dumps(_header(policy), allow_nan=False)
+    content = serialize(tensors, metadata={"skvdd": header})
     return content.replace(BLANK.encode(), _checksum(content).encode(), 1)
 
 
@@ -161,28 +162,64 @@ def _checksum(content: bytes) -> str:
 def _header(policy: Any) -> dict[str, Any]:
     parameters = policy.get_params(deep=False)
     parameters.pop("teacher", None)
-    names = getattr(policy, "feature_names_in_", None)
+    if "device" in parameters:
+        parameters["device"] = "auto"  # the machine that loads it may have none of that name
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "sha256": BLANK,  # first among what is free, so that its place is found
-        "class": type(policy).__name__,
-        "parameters": parameters,
-        "attributes": {name: getattr(policy, name) for name in ATTRIBUTES},
-        "feature_names_in_": None if names is None else list(names),
-        "network": policy.network_.config,
+        "class": class_name(type(policy)),
+        "parameters": to_plain(parameters),
+        "attributes": to_plain(policy._learned()),
+        "network": {
+            "class": type(policy.network_).__name__,
+            "config": to_plain(policy.network_.config),
+        },
     }
 
 
-def _plain(value: Any) -> Any:
-    """Return as JSON can hold it what a policy may hold beside plain numbers and strings."""
-    if isinstance(value, torch.device):
-        return str(value)
+def to_plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: registered objects as their class and parameters."""
+    if isinstance(value, dict):
+        return {str(name): to_plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(inner) for inner in value]
+    if isinstance(value, np.ndarray):
+        return to_plain(value.tolist())
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, torch.device):
+        return str(value)
     if isinstance(value, np.random.RandomState):
         return None  # a policy that is loaded does not need the state of its generator
+    if class_name(type(value)) in REGISTRY:
+        return {TAG: class_name(type(value)), **to_plain(_arguments(value))}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     raise TypeError(f"a policy file cannot hold a {type(value).__name__}: {value!r}.")
+
+
+def _arguments(value: Any) -> dict[str, Any]:
+    """Return what builds an object again: the fields of a dataclass, an estimator's parameters."""
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return value.get_params(deep=False)
+
+
+def from_plain(value: Any) -> Any:
+    """Undo `to_plain`; lists stay lists."""
+    if isinstance(value, list):
+        return [from_plain(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    arguments = {name: from_plain(inner) for name, inner in value.items() if name != TAG}
+    if TAG not in value:
+        return arguments
+    built = _registered(value[TAG])(**arguments)
+    check = getattr(built, "check", None)
+    if check is not None:
+        check()
+    return built
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -191,10 +228,12 @@ def write_whole(path: Path, content: bytes) -> None:
     Parameters
     ----------
     path : Path
-        The file; one of that name is replaced once the new one is complete.
+        The file; one of that name is replaced once the new one is complete. Where it is a symbolic
+        link, the file that it points to is.
     content : bytes
         What it is to hold.
     """
+    path = path.resolve()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for {path.name!r}.")
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -205,7 +244,7 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):  # what failed first is what the caller must hear of
+        with suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
@@ -225,22 +264,26 @@ def _sync_folder(folder: Path) -> None:
 
 
 class _Unreadable(ValueError):
-    """What is wrong with a file that is not read to its end."""
+    """Says why a file is not read to its end."""
+
+
+class _UnknownClass(ValueError):
+    """Says that a file names a class that this process does not have."""
 
 
 def _read(file: BinaryIO, size: int) -> tuple[dict[str, Any], bytes]:
     """Return the header of a file and its whole content, of which the rest is read only if ours."""
     try:
-        layout = _layout(file, size)
-        header = json.loads(layout.get("__metadata__", {}).get("skvdd", "null"))
+        tensors = _tensor_table(file, size)
+        header = json.loads(tensors.get("__metadata__", {}).get("skvdd", "null"))
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise _Unreadable(f"is not a policy saved by skvdd: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise _Unreadable("is not a policy saved by skvdd.")
-    if header.get("version") not in READ_VERSIONS:
+    if header.get("version") != FORMAT_VERSION:
         raise _Unreadable(
-            f"has format version {header.get('version')}, but this skvdd reads versions "
-            f"{READ_VERSIONS[0]} to {READ_VERSIONS[-1]}. Update skvdd."
+            f"has format version {header.get('version')}, but this skvdd reads version "
+            f"{FORMAT_VERSION}. Use the skvdd that wrote it, or fit the policy again."
         )
     if size > MAX_SIZE:
         raise _Unreadable(f"has {size} bytes, but a policy has at most {MAX_SIZE}.")
@@ -248,44 +291,37 @@ def _read(file: BinaryIO, size: int) -> tuple[dict[str, Any], bytes]:
     return header, file.read(size)
 
 
-def _layout(file: BinaryIO, size: int) -> dict[str, Any]:
+def _tensor_table(file: BinaryIO, size: int) -> dict[str, Any]:
     """Return the header of a safetensors file that is as long as its header says."""
     length = int.from_bytes(file.read(8), "little")
     if not 0 < length <= min(size - 8, MAX_HEADER):
         raise ValueError("it does not begin as a safetensors file")
-    layout = json.loads(file.read(length))
-    ends = [entry["data_offsets"][1] for name, entry in layout.items() if name != "__metadata__"]
+    table = json.loads(file.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"]
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise ValueError(f"it has {size} bytes where its header says {expected}")
-    return layout
+    return table
 
 
 def _restore(header: dict[str, Any], content: bytes) -> Any:
     """Return the policy of a file; any error means a damaged file."""
-    if header["version"] > 1 or "sha256" in header:
-        _check_checksum(header["sha256"], content)
-    tensors = deserialise(content)
-    for package in ("diffusion", "distillation", "mixture"):  # whose policies a file may name
-        import_module(f"skvdd.{package}")
-    if header["class"] not in POLICIES:
-        raise ValueError(f"it names the unknown class {header['class']!r}")
-    policy = POLICIES[header["class"]](**header["parameters"])
+    _check_checksum(header["sha256"], content)
+    for module in MODULES:
+        import_module(f"skvdd.{module}")
+    policy = _registered(header["class"])(**from_plain(header["parameters"]))
     policy._validate_params()
-    for name in ATTRIBUTES:
-        setattr(policy, name, header["attributes"][name])
-    if header["feature_names_in_"] is not None:
-        policy.feature_names_in_ = np.array(header["feature_names_in_"], dtype=object)
-    _check_attributes(policy)
-    sizes = (policy._n_states + policy.goal_dim, policy.n_actions_)
-    for name, size in zip(SCALERS, sizes, strict=True):
-        arrays = (_units(tensors.pop(f"{name}.{part}"), size, name) for part in ("mean", "scale"))
-        setattr(policy, name, fixed_scaler(*arrays))
-        if not (getattr(policy, name).scale_ > 0).all():
-            raise ValueError(f"the scale of {name} is not positive")
-    weights = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
-    policy.network_ = _network(policy, header["network"], weights)
+    config = from_plain(header["network"]["config"])
+    network = _network(policy, header["network"]["class"], config, deserialize(content))
+    policy._restore(network, from_plain(header["attributes"]))
     return policy
+
+
+def _registered(name: Any) -> Any:
+    if name not in REGISTRY:
+        module = str(name).partition(":")[0]
+        raise _UnknownClass(f"names the unknown class {name!r}: import {module} before loading it.")
+    return REGISTRY[name]
 
 
 def _check_checksum(stated: Any, content: bytes) -> None:
@@ -296,89 +332,73 @@ def _check_checksum(stated: Any, content: bytes) -> None:
         raise ValueError(f"its checksum is {found}, but should be {stated}")
 
 
-def _check_attributes(policy: Any) -> None:
-    """Raise a ValueError unless the attributes are what `fit` leaves, and go together."""
-    counts = [getattr(policy, name) for name in ("n_features_in_", "n_actions_", "n_iter_")]
-    if any(type(count) is not int or count < 0 for count in counts):
-        raise ValueError("its numbers of features, actions and iterations are no numbers")
-    if type(policy._single_output) is not bool or type(policy.interrupted_) is not bool:
-        raise ValueError("its attributes are not those of a fitted policy")
-    if policy.n_actions_ < 1 or (policy._single_output and policy.n_actions_ > 1):
-        raise ValueError(f"it has {policy.n_actions_} actions where it cannot")
-    if not (isinstance(policy.history_, list) and all(type(r) is dict for r in policy.history_)):
-        raise ValueError("its history is no list of rows")
-    names = getattr(policy, "feature_names_in_", None)
-    if names is not None and not (
-        names.shape == (policy.n_features_in_,) and all(isinstance(name, str) for name in names)
-    ):
-        raise ValueError(f"it does not name its {policy.n_features_in_} features")
-    n_columns = policy.n_features_in_ - policy.goal_dim
-    if n_columns < 1 or n_columns % policy.window_size:
-        raise ValueError(
-            f"{policy.n_features_in_} features do not fit window_size={policy.window_size} and "
-            f"goal_dim={policy.goal_dim}"
-        )
-
-
-def _units(tensor: Tensor, size: int, name: str) -> np.ndarray:
-    """Return means or scales of so many columns."""
-    if tensor.dtype != torch.float64 or tensor.shape != (size,):
-        raise ValueError(
-            f"{name} has {tensor.dtype} of shape {tuple(tensor.shape)} where {size} numbers of "
-            "torch.float64 are needed"
-        )
-    if not tensor.isfinite().all():
-        raise ValueError(f"{name} is not finite")
-    return tensor.numpy().copy()
-
-
-def _network(policy: Any, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
-    """Return the network of a configuration with given weights, if they fit it."""
-    _check_sizes(policy, config, len(weights))
+def _network(
+    policy: Any, name: str, config: dict[str, Any], tensors: dict[str, Tensor]
+) -> nn.Module:
+    """Return the network of a configuration with the tensors of the file, if they fit it."""
+    networks = {cls.__name__: cls for cls in policy._network_classes}
+    if name not in networks:
+        raise ValueError(f"a {type(policy).__name__} has no network {name!r}")
+    _check_sizes(config, len(tensors))
     with torch.device("meta"):  # which takes no memory, whatever sizes a file may claim
-        blank = _fresh_network(policy, config)
-    _check_weights(weights, blank.state_dict())
-    network = _fresh_network(policy, config)
-    network.load_state_dict(weights)
+        network = networks[name](**config)
+    _check_tensors(tensors, network.state_dict())
+    network = _materialize(networks[name], config)
+    network.load_state_dict(tensors)
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
         raise ValueError("its weights are not finite")
     if any(buffer.isnan().any() for buffer in network.buffers()):
         raise ValueError("it holds what is not a number")
+    for module in network.modules():
+        if isinstance(module, Normalization):
+            _check_normalization(module)
     return network.eval()
 
 
-def _check_sizes(policy: Any, config: dict[str, Any], n_weights: int) -> None:
-    """Refuse other sizes than the policy's, and more layers than weights, before they are built."""
-    expected = {
-        "n_states": policy._n_states,
-        "n_actions": policy.n_actions_,
-        "n_goals": policy.goal_dim,
-        "window_size": policy.window_size,
-    }
+def _materialize(network_class: Any, config: dict[str, Any]) -> nn.Module:
+    from skvdd.randomness import seeded_network
+
+    return seeded_network(lambda: network_class(**config), seed=0)
+
+
+def _check_sizes(config: Any, n_tensors: int) -> None:
+    """Refuse sizes that would take long to build before their tensors are missed."""
+    for name, value in _numbers(config):
+        if value < 0 or (name == "n_layers" and value > n_tensors):
+            raise ValueError(f"its network has {name}={value}, the file {n_tensors} tensors")
+
+
+def _numbers(config: Any) -> list[tuple[str, int]]:
+    """Return the integers of a configuration and of the objects in it, by name."""
+    found = []
     for name, value in config.items():
-        if isinstance(value, dict):
-            _check_sizes(policy, value, n_weights)
-        elif value != expected.get(name, value):
-            raise ValueError(f"its network has {name}={value}, the policy {expected[name]}")
-        elif name == "n_layers" and value > n_weights:
-            raise ValueError(f"its network has {value} layers, but the file {n_weights} tensors")
-        elif name in WIDTHS and value is not None and value < 1:
-            raise ValueError(f"its network has {name}={value}")
+        if isinstance(value, int):
+            found.append((name, value))
+        elif isinstance(value, dict):
+            found += _numbers(value)
+        elif class_name(type(value)) in REGISTRY:
+            found += _numbers(_arguments(value))
+    return found
 
 
-def _fresh_network(policy: Any, config: dict[str, Any]) -> nn.Module:
-    # Initial weights are drawn only to be replaced: not at the cost of the user's generator.
-    with INITIALISING, torch.random.fork_rng(devices=[]):
-        return policy._make_network(config)
-
-
-def _check_weights(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    for name in sorted(weights.keys() ^ expected.keys()):
-        raise ValueError(f"the tensor {name!r} is {'too much' if name in weights else 'missing'}")
-    for name, tensor in sorted(weights.items()):
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name in sorted(tensors.keys() ^ expected.keys()):
+        state = "not expected" if name in tensors else "missing"
+        raise ValueError(f"the tensor {name!r} is {state}")
+    for name, tensor in sorted(tensors.items()):
         found, needed = ((t.dtype, tuple(t.shape)) for t in (tensor, expected[name]))
         if found != needed:
             raise ValueError(
                 f"the tensor {name!r} has {found[0]} of shape {found[1]} where {needed[0]} of "
                 f"shape {needed[1]} is needed"
             )
+
+
+def _check_normalization(module: Normalization) -> None:
+    if not (module.mean.isfinite().all() and module.scale.isfinite().all()):
+        raise ValueError("its normalization is not finite")
+    if not (module.scale > 0).all():
+        raise ValueError("its normalization has a scale that is not positive")
+
+
+register(RowLayout)

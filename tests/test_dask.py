@@ -19,6 +19,9 @@ from tests.test_evaluation import assert_same_rollouts
 
 distributed = pytest.importorskip("distributed")
 
+# Most of the time goes by until processes have started, again after each that was killed.
+pytestmark = pytest.mark.slow
+
 TINY = {**SMALL, "max_iter": 3, "window_size": 2}
 AVOIDING = "skvdd/Avoiding-v0"
 SHORT = {"max_episode_steps": 15}

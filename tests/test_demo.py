@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -12,6 +13,8 @@ from skvdd import DiffusionPolicy, GaussianMoEPolicy, VDDDistiller
 from skvdd.__main__ import main
 from skvdd.datasets import load_demonstrations
 from skvdd.demo import DemoEstimators, default_estimators, run_demo
+from skvdd.evaluation import time_action
+from skvdd.plotting import ExpertsDisplay
 
 matplotlib.use("Agg")
 
@@ -40,6 +43,16 @@ def tiny_estimators():
         vdd=VDDDistiller(n_experts=3, init_iter=3, **common),
         em=GaussianMoEPolicy(n_experts=3, **common),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """Measure a few calls and draw a coarse picture; the demo is otherwise as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skvdd.demo.time_action", partial(time_action, n_calls=10))
+        coarse = partial(ExpertsDisplay.from_estimator, grid_size=6)
+        patch.setattr(ExpertsDisplay, "from_estimator", coarse)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -208,15 +208,21 @@ def test_few_samples_score_as_many_do_in_two_dimensions():
     assert_mean_within(few, many.mean())
 
 
+@pytest.fixture(scope="module", params=[1, 2])
+def true_scores(request):
+    """Return actions, samples of their own distribution, and the scores of these."""
+    rng = np.random.RandomState(0)
+    y = rng.normal(size=(20_000, request.param))
+    noise = rng.normal(size=(20_000, 8, request.param))
+    return y, noise, energy_score(noise, y)
+
+
 @pytest.mark.parametrize(
     ("shift", "width"), [(0.5, 1.0), (-0.5, 1.0), (0.0, 0.5), (0.0, 2.0), (0.3, 1.4)]
 )
-@pytest.mark.parametrize("n_actions", [1, 2])
-def test_the_true_distribution_has_the_best_energy_score(shift, width, n_actions):
-    rng = np.random.RandomState(0)
-    y = rng.normal(size=(20_000, n_actions))
-    noise = rng.normal(size=(20_000, 8, n_actions))
-    worse = energy_score(shift + width * noise, y) - energy_score(noise, y)
+def test_the_true_distribution_has_the_best_energy_score(shift, width, true_scores):
+    y, noise, scores = true_scores
+    worse = energy_score(shift + width * noise, y) - scores
     assert worse.mean() > 4.0 * worse.std() / 20_000**0.5
 
 

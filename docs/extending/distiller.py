@@ -99,8 +99,8 @@ if __name__ == "__main__":
     rng = np.random.RandomState(0)
     states = rng.uniform(-1, 1, size=(1000, 1))
     actions = np.sign(rng.standard_normal((1000, 1))) * (1 + 0.5 * states)  # left or right
-    teacher = DiffusionPolicy(hidden_size=32, max_iter=600, random_state=0).fit(states, actions)
-    student = EndpointDistiller(n_levels=6, max_iter=200, random_state=0).fit(
+    teacher = DiffusionPolicy(hidden_size=32, max_iter=300, random_state=0).fit(states, actions)
+    student = EndpointDistiller(n_levels=6, max_iter=100, random_state=0).fit(
         states, actions, teacher=teacher
     )
     for policy in (teacher, student):

@@ -86,12 +86,12 @@ demonstrator = Demonstrator(
     states=("x desired (m)", "y desired (m)", "x of the post (m)"),
     actions=("change of x (m)", "change of y (m)"),
 )
-demos = record(demonstrator, 20, n_jobs=1, progress=False)
+demos = record(demonstrator, 10, n_jobs=1, progress=False)
 print(demos.describe())
 
 # [policy]
 states, actions, _ = demos.windows(window_size=2)
-policy = GaussianMoEPolicy(n_experts=4, window_size=2, max_iter=500, random_state=0)
+policy = GaussianMoEPolicy(n_experts=4, window_size=2, max_iter=300, random_state=0)
 policy.fit(states, actions)
-evaluation = evaluate_policy(policy, "Post-v0", 20, contexts=5, random_state=0, progress=False)
+evaluation = evaluate_policy(policy, "Post-v0", 10, contexts=5, random_state=0, progress=False)
 print(evaluation)

@@ -11,7 +11,7 @@ from skvdd.training import FitStart, Run
 
 
 class Callback:
-    """What these callbacks share: one record for each fit that runs, and hooks by what happened.
+    """What these callbacks share: one record for each fit that runs, and hooks by event.
 
     The same object may serve many fits, one after the other or in threads: scikit-learn hands it
     on to clones. Nothing of a fit is therefore kept but in its `Run` and in its record.
@@ -22,17 +22,17 @@ class Callback:
 
     def setup(self, estimator: Any, context: CallbackContext) -> None:
         """Begin the record of a fit."""
-        self._records[id(estimator)] = self._open(context)
+        self._records[id(estimator)] = self._open(estimator, context)
 
     def on_fit_task_begin(
         self, estimator: Any, context: CallbackContext, *, metadata: Any = None
     ) -> None:
         """Look at a task that begins: the fit, one of its training runs, or a report."""
-        told = metadata or {}
-        if isinstance(told.get("fit"), FitStart):
-            self._fit_begins(estimator, told["fit"])
-        if isinstance(told.get("run"), Run):
-            self._between_reports(estimator, told["run"], begins=not is_report(context))
+        metadata = metadata or {}
+        if isinstance(metadata.get("fit"), FitStart):
+            self._fit_begins(estimator, metadata["fit"])
+        if isinstance(metadata.get("run"), Run):
+            self._between_reports(estimator, metadata["run"], begins=not is_report(context))
 
     def teardown(self, estimator: Any, context: CallbackContext) -> None:
         """End the record of a fit."""
@@ -46,12 +46,12 @@ class Callback:
 
     # -- what a subclass may do ------------------------------------------------------------------
 
-    def _open(self, context: CallbackContext) -> Any:
+    def _open(self, estimator: Any, context: CallbackContext) -> Any:
         """Return the record of a fit that begins."""
         return None
 
     def _close(self, record: Any) -> None:
-        """Give back what a record holds."""
+        """Close what a record holds."""
 
     def _fit_begins(self, estimator: Any, start: FitStart) -> None:
         """Take part in the beginning of a fit, before any random number is drawn."""

@@ -1,4 +1,4 @@
-"""Checkpoints: a fit that is killed goes on where its file was written."""
+"""Checkpoints: a fit that is killed resumes where its file was written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from skvdd.persistence import write_whole
 from skvdd.training import FitStart, Run, from_first, is_first_process
 
 FORMAT = "skvdd-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+PARTS = {"fingerprint": dict, "rng": list, "stages": dict}  # of the header
 
 
 @dataclass
@@ -73,9 +74,9 @@ class Checkpoint(Callback):
     """Save the state of a fit from time to time, so that it can be resumed bit for bit.
 
     If the process ends before the fit does, call `fit` again with the same arguments, in a new
-    process if need be: it finds the file and goes on where the file was written, with the same
-    weights, optimiser, averages, random numbers and history, and what the other callbacks of this
-    package remember. On the same machine the result is that of a fit that was never interrupted.
+    process if need be: it finds the file and resumes where the file was written, with the same
+    weights, optimizer, EMA, random numbers and history, and the state of the other callbacks of
+    this package. On the same machine the result is that of a fit that was never interrupted.
     A fit that ends removes the file; one that is interrupted from the keyboard leaves it.
 
     The file has a fingerprint of the parameters, the data and the teacher: a fit with others is
@@ -136,10 +137,10 @@ class Checkpoint(Callback):
         if isinstance(run, Run):
             if not is_report(context) and not run.interrupted:
                 self._save(saved, run)
-        elif context is saved.context and not getattr(estimator, "interrupted_", True):
+        elif context is saved.context and not (metadata or {}).get("interrupted", True):
             self._done(saved)
 
-    def _open(self, context: CallbackContext) -> _Saved:
+    def _open(self, estimator: Any, context: CallbackContext) -> _Saved:
         return _Saved(own_path(self.path, context), context)
 
     def _fit_begins(self, estimator: Any, start: FitStart) -> None:
@@ -176,7 +177,7 @@ class Checkpoint(Callback):
 class _TeacherCheckpoint(Checkpoint):
     """One with just this path, which stays when the teacher is done, until its student is."""
 
-    def _open(self, context: CallbackContext) -> _Saved:
+    def _open(self, estimator: Any, context: CallbackContext) -> _Saved:
         return _Saved(Path(self.path), context)
 
     def _done(self, saved: _Saved) -> None:
@@ -209,15 +210,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
             f"{str(path)!r} has format version {header.get('version')}, but this skvdd reads "
             f"version {FORMAT_VERSION}."
         )
+    wrong = [name for name, kind in PARTS.items() if not isinstance(header.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{str(path)!r} is damaged: its header has no {' and no '.join(wrong)}.")
     return header, tensors
 
 
 def _check_fingerprint(saved: _Saved, now: dict[str, Any]) -> None:
     """Raise a ValueError that names what differs between the fit of a file and this one."""
     before = saved.fingerprint
-    parts = [(name, before[name], now[name]) for name in now if name != "parameters"]
-    names = {**before["parameters"], **now["parameters"]}
-    parts += [(k, before["parameters"].get(k), now["parameters"].get(k)) for k in names]
+    parts = [(name, before.get(name), now[name]) for name in now if name != "parameters"]
+    old, new = before.get("parameters", {}), now["parameters"]
+    parts += [(name, old.get(name), new.get(name)) for name in {**old, **new}]
     differing = [f"{name} was {old!r}, is {new!r}" for name, old, new in parts if old != new]
     if differing:
         raise ValueError(

@@ -70,11 +70,11 @@ class CSVLogger(_Logger):
         check_folder("path", path)
         self.path = path
 
-    def _open(self, context: CallbackContext) -> Path:
+    def _open(self, estimator: Any, context: CallbackContext) -> Path:
         return own_path(self.path, context)
 
     def _log(self, estimator: Any, run: Run) -> None:
-        rows = [*getattr(estimator, "history_", []), *run.history]
+        rows = [*run.earlier, *run.history]
         if not rows:
             return
         text = io.StringIO()
@@ -123,7 +123,7 @@ class TensorBoardLogger(_Logger):
             )
         self.folder = folder
 
-    def _open(self, context: CallbackContext) -> _Board:
+    def _open(self, estimator: Any, context: CallbackContext) -> _Board:
         return _Board(own_path(self.folder, context))
 
     def _close(self, record: _Board) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.pipeline import Pipeline
 
-from skvdd._sklearn import CallbackContext
+from skvdd._sklearn import CallbackContext, enclosing_pipeline
 from skvdd.callbacks.base import Callback, check_interval, is_report, last_due
 from skvdd.training import Run, from_first
 
@@ -34,7 +36,17 @@ class _Monitor(Callback):
 
     @abstractmethod
     def _measure(self, policy: Any) -> float:
-        """Return the score of a fitted policy; greater is better."""
+        """Return the score of a fitted policy, or of the pipeline that ends in it."""
+
+    def _open(self, estimator: Any, context: CallbackContext) -> Any:
+        """Remember the fitted steps of the pipeline that the policy is fitted in."""
+        pipeline = enclosing_pipeline(estimator)
+        return [] if pipeline is None else list(pipeline.steps[:-1])
+
+    def _whole(self, estimator: Any, policy: Any) -> Any:
+        """Return what takes raw observations: the policy, or its pipeline as it stands."""
+        steps = self._record(estimator)
+        return Pipeline([*steps, ("policy", policy)]) if steps else policy
 
     def on_fit_task_end(
         self,
@@ -63,18 +75,20 @@ class _Monitor(Callback):
         if not ends and run.iteration < notes["measured"] + every:
             return False
         notes["measured"] = last_due(run.iteration, every)
-        score = from_first(lambda: float(self._measure(fitted_estimator)))
+        whole = self._whole(estimator, fitted_estimator)
+        score = from_first(lambda: float(self._measure(whole)))
         metadata["row"][self.name] = score
         return self._judge(run, notes, score, fitted_estimator)
 
     def _judge(self, run: Run, notes: dict[str, float], score: float, policy: Any) -> bool:
         """Note a score and say whether the run has waited long enough for a better one."""
-        if "best" not in notes or score > notes["best"] + self.tol:
+        best = notes.get("best", -math.inf)
+        if not math.isnan(score) and ("best" not in notes or score > best + self.tol):
             notes |= {"best": score, "iteration": run.iteration, "waited": 0}
             if self.keep_best:
                 run.kept[self.name] = policy.network_.state_dict()  # of a copy: it stays
         else:
-            notes["waited"] += 1
+            notes["waited"] = notes.get("waited", 0) + 1
         return self.patience is not None and notes["waited"] >= self.patience
 
     def _finish(self, run: Run) -> None:
@@ -91,12 +105,14 @@ class EarlyStopping(_Monitor):
     Parameters
     ----------
     X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-        State windows that the policy does not learn from.
-    y : array-like of shape (n, d_a) or (n,)
+        Observations that the policy does not learn from, raw: the earlier steps of a pipeline are
+        applied to them.
+    y : array-like of shape (n, d_a), (n,) or (n, H, d_a)
         Actions taken in them.
     metric : callable or None, default=None
-        ``metric(policy, X, y)`` returns a number, greater is better. ``None`` is
-        ``policy.score(X, y)``. It must not draw from the global generators, or the fit will not be
+        ``metric(policy, X, y)`` returns a number, greater is better; in a pipeline, ``policy`` is
+        the whole pipeline. ``None`` is ``policy.score(X, y)``, and for a diffusion policy its
+        `denoising_score`, which is much cheaper than its likelihood. It must not draw from the global generators, or the fit will not be
         reproducible.
     every : int or None, default=None
         Iterations between two measurements, rounded up to reports; ``None`` measures at each.
@@ -149,9 +165,13 @@ class EarlyStopping(_Monitor):
         self.X, self.y, self.metric = X, y, metric
 
     def _measure(self, policy: Any) -> float:
-        if self.metric is None:
+        if self.metric is not None:
+            return self.metric(policy, self.X, self.y)
+        last = policy[-1] if isinstance(policy, Pipeline) else policy
+        if not hasattr(last, "denoising_score"):
             return policy.score(self.X, self.y)
-        return self.metric(policy, self.X, self.y)
+        X = policy[:-1].transform(self.X) if isinstance(policy, Pipeline) else self.X
+        return last.denoising_score(X, self.y)
 
 
 class RolloutMonitor(_Monitor):

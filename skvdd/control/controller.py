@@ -18,7 +18,7 @@ ROOT_HALF = math.sqrt(0.5)
 
 
 @dataclass(frozen=True)
-class Layout:
+class Sizes:
     """Sizes of what goes through a controller.
 
     Parameters
@@ -27,19 +27,26 @@ class Layout:
         Dimension of a state, states in a window, dimension of the goal.
     noise_shape : tuple of int or None
         Standard normal numbers that one action takes; None for a mixture, which takes one.
+    action_shape : tuple of int
+        Shape of an action, ``(d_a,)`` or a chunk ``(H, d_a)``.
+    low, high : ndarray of shape (T * d + g,)
+        Lowest and highest values of a row; what is beyond is no reading.
     """
 
     n_states: int
     window_size: int
     goal_dim: int
     noise_shape: tuple[int, ...] | None
+    action_shape: tuple[int, ...]
+    low: Array
+    high: Array
 
 
 class Controller:
-    """A policy in control: it keeps the window, and decides with nothing else on the way.
+    """A policy in control: it keeps the window, and goes from an observation to an action.
 
     Made by ``policy.controller()``. Its actions are those of ``policy.act`` on the same windows
-    and random numbers. It can be pickled if its engine is ``"numpy"``, and then works in a process
+    and random numbers. It can be pickled if its engine is ``"onnx"``, and then works in a process
     without torch.
 
     Parameters
@@ -47,8 +54,8 @@ class Controller:
     engine : callable
         Maps a row (1, F), and noise where the policy is a sampler, to the outputs of its graph.
     engine_name : str
-        ``"torch"``, ``"onnx"`` or ``"numpy"``.
-    layout : Layout
+        ``"torch"`` or ``"onnx"``.
+    sizes : Sizes
         Sizes.
     random_state : int, RandomState or None
         Source of all draws.
@@ -58,8 +65,8 @@ class Controller:
     engine_name : str
         Which engine runs.
     mixture : tuple of ndarray or None
-        Gates (K,), means (K, d_a) and Cholesky factors (K, d_a, d_a) of the last decision, raw
-        units; None before the first, and of a policy that is no mixture.
+        Gates (K,), means (K, m) and Cholesky factors (K, m, m) of the last decision, raw units;
+        None before the first, and of a policy that is no mixture.
 
     Examples
     --------
@@ -67,7 +74,7 @@ class Controller:
     >>> from skvdd import GaussianMoEPolicy
     >>> states, actions = np.random.RandomState(0).standard_normal((2, 50, 3))
     >>> policy = GaussianMoEPolicy(2, max_iter=5, random_state=0).fit(states, actions)
-    >>> controller = policy.controller(engine="numpy", random_state=0)
+    >>> controller = policy.controller(engine="torch", random_state=0)
     >>> controller.reset()
     >>> controller.act([0.0, 0.5, 1.0]).shape
     (3,)
@@ -77,16 +84,16 @@ class Controller:
         self,
         engine: Engine,
         engine_name: str,
-        layout: Layout,
+        sizes: Sizes,
         random_state: int | np.random.RandomState | None,
     ) -> None:
         self.engine_name = engine_name
         self.mixture: tuple[Array, Array, Array] | None = None
         self._engine = engine
-        self._layout = layout
+        self._sizes = sizes
         self._rng = check_random_state(random_state)
-        n_window = layout.n_states * layout.window_size
-        self._row = np.zeros((1, n_window + layout.goal_dim))
+        n_window = sizes.n_states * sizes.window_size
+        self._row = np.zeros((1, n_window + sizes.goal_dim))
         self._window = self._row[0, :n_window]
         self._goal = self._row[0, n_window:]
         self._empty: bool | None = None  # whether the window waits for its first state
@@ -104,14 +111,14 @@ class Controller:
         ValueError
             If the goal has another shape, or is not finite.
         """
-        values = np.zeros(0) if goal is None else np.asarray(goal, dtype=np.float64)
+        values = np.zeros(0) if goal is None else _numbers(goal, "goal")
         if values.shape != self._goal.shape:
             raise ValueError(
                 f"goal must have shape {self._goal.shape}, the goal_dim of the policy, got "
                 f"{'none' if goal is None else f'shape {values.shape}'}."
             )
-        if not np.isfinite(values).all():
-            raise ValueError(f"goal must be finite, got {values.tolist()}.")
+        n = len(self._window)
+        _check_range(values, self._sizes.low[n:], self._sizes.high[n:], "goal")
         self._goal[:] = values
         self.mixture = None
         self._empty = True
@@ -126,35 +133,39 @@ class Controller:
 
         Returns
         -------
-        ndarray of shape (d_a,)
-            What ``policy.act`` does: of a mixture, the mean of an expert drawn from the gating.
+        ndarray of shape (d_a,) or (H, d_a)
+            What ``policy.act`` does: of a mixture, the mean of an expert drawn from the gating. It
+            is yours to change.
 
         Raises
         ------
         ValueError
-            If the observation has another shape, or is not finite.
+            If the observation has another shape, is not finite, or is so far from all training
+            data that it can be no reading.
         RuntimeError
             If `reset` has not been called.
         """
-        self._see(observation)
-        if self._layout.noise_shape is not None:
-            noise = self._rng.standard_normal(self._layout.noise_shape)
-            return self._engine(self._row, noise[None])[0][0]
+        self._push(observation)
+        sizes = self._sizes
+        if sizes.noise_shape is not None:
+            noise = self._rng.standard_normal(sizes.noise_shape)
+            return self._engine(self._row, noise[None])[0][0].reshape(sizes.action_shape)
         gates, means, scale_trils = self._engine(self._row)
         self.mixture = gates[0], means[0], scale_trils[0]
-        return means[0, _draw(gates[0], self._rng.standard_normal())]
+        expert = _draw(gates[0], self._rng.standard_normal())
+        return means[0, expert].copy().reshape(sizes.action_shape)
 
-    def _see(self, observation: ArrayLike) -> None:
+    def _push(self, observation: ArrayLike) -> None:
         """Move the window on by one state."""
         if self._empty is None:
             raise RuntimeError("Call reset() before act(): an episode must begin.")
-        state = np.asarray(observation, dtype=np.float64)
-        n = self._layout.n_states
-        if state.shape != (n,) or not math.isfinite(state.sum()):
+        state = _numbers(observation, "observation")
+        n = self._sizes.n_states
+        if state.shape != (n,):
             raise ValueError(
-                f"observation must be {n} finite numbers, shape ({n},), got shape {state.shape}"
-                f"{'' if np.isfinite(state).all() else ' with NaN or infinity'}."
+                f"observation must be {n} finite numbers, shape ({n},), got shape {state.shape}."
             )
+        _check_range(state, self._sizes.low[:n], self._sizes.high[:n], "observation")
         if self._empty:
             self._window.reshape(-1, n)[:] = state
             self._empty = False
@@ -162,17 +173,24 @@ class Controller:
         self._window[:-n] = self._window[n:]
         self._window[-n:] = state
 
+    def __repr__(self) -> str:
+        sizes = self._sizes
+        return (
+            f"Controller(engine={self.engine_name!r}, window_size={sizes.window_size}, "
+            f"n_states={sizes.n_states}, action_shape={sizes.action_shape})"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
-        if self.engine_name != "numpy":
+        if self.engine_name != "onnx":
             raise TypeError(
                 f"a controller with engine={self.engine_name!r} cannot be pickled; make one with "
-                "engine='numpy', or save the policy."
+                "engine='onnx', or save the policy."
             )
         return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        n_window = self._layout.n_states * self._layout.window_size
+        n_window = self._sizes.n_states * self._sizes.window_size
         self._window, self._goal = self._row[0, :n_window], self._row[0, n_window:]
 
 
@@ -181,3 +199,27 @@ def _draw(gates: Array, normal: float) -> int:
     uniform = 0.5 * math.erfc(-ROOT_HALF * normal)
     # Rounding may leave the last sum a hair below one: the last expert takes what is beyond.
     return min(int(gates.cumsum().searchsorted(uniform)), len(gates) - 1)
+
+
+def _numbers(values: Any, name: str) -> Array:
+    """Return what was given as float64, or a ValueError that names it."""
+    if not isinstance(values, dict):
+        try:
+            return np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            pass
+    raise ValueError(
+        f"{name} must be a vector of numbers that NumPy can read, got a {type(values).__name__}. "
+        "Join the entries of a dictionary into one array, in the order of the columns of X in fit."
+    )
+
+
+def _check_range(values: Array, low: Array, high: Array, name: str) -> None:
+    """Raise a ValueError unless all values lie between the bounds, which NaN never does."""
+    inside = (low <= values) & (values <= high)
+    if not inside.all():
+        i = int(np.argmin(inside))
+        raise ValueError(
+            f"{name} must be finite and near the data of fit, got {values[i]} as entry {i}. Is it "
+            "the placeholder of a missing reading?"
+        )

@@ -1,88 +1,88 @@
-"""What runs a graph: torch, ONNX Runtime or NumPy."""
+"""What runs a deployed policy: torch, or ONNX Runtime with a sampler's loop around it."""
 
 from __future__ import annotations
 
-import time
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
-from skvdd.control.controller import Array, Controller, Engine, Layout
-from skvdd.control.graphs import Graph, TorchEngine
-from skvdd.control.onnx import OnnxEngine, to_onnx
-from skvdd.control.translate import to_numpy
+from skvdd.control.controller import Array, Controller, Engine
+from skvdd.control.deployment import ContextGraph, DenoiseGraph, Deployment, Graph
+from skvdd.control.onnx import to_onnx
+from skvdd.control.runtime import OnnxEngine, SamplerLoop
 
-ENGINES = ("torch", "onnx", "numpy")
-TRIALS = 30  # calls of each engine that "auto" times
+ENGINES = ("torch", "onnx")
 
 
-def make_controller(graph: Graph, layout: Layout, engine: str, random_state: Any) -> Controller:
-    """Return a controller of a graph.
+class TorchEngine:
+    """A graph as it is, without autograd, on the caller's threads.
 
     Parameters
     ----------
     graph : Graph
         On the CPU.
-    layout : Layout
-        Sizes of what goes in.
-    engine : {"auto", "torch", "onnx", "numpy"}
-        What runs it; ``"auto"`` is the fastest of them in a quick trial, ONNX Runtime where it is
-        installed.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    @torch.inference_mode()
+    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
+        """Return the outputs of the graph for arrays."""
+        return tuple(part.numpy() for part in self._graph(*map(torch.from_numpy, inputs)))
+
+
+def make_controller(deployment: Deployment, engine: str, random_state: Any) -> Controller:
+    """Return a controller of a policy.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        Of the policy.
+    engine : {"auto", "torch", "onnx"}
+        What runs it; ``"auto"`` is ONNX Runtime where the ``onnx`` extra is installed.
     random_state : int, RandomState or None
         Source of the controller's draws.
     """
     if engine not in {"auto", *ENGINES}:
-        raise ValueError(f"engine must be 'auto', 'torch', 'onnx' or 'numpy', got {engine!r}.")
-    examples = example_inputs(layout)
+        raise ValueError(f"engine must be 'auto', 'torch' or 'onnx', got {engine!r}.")
     if engine == "auto":
-        engine, runs = _fastest(graph, examples)
-    else:
-        runs = make_engine(graph, engine, examples)
-    return Controller(runs, engine, layout, random_state)
+        engine = "onnx" if _has_onnx() else "torch"
+    return Controller(make_engine(deployment, engine), engine, deployment.sizes, random_state)
 
 
-def example_inputs(layout: Layout) -> tuple[torch.Tensor, ...]:
-    """Return inputs of one row, zeros, for the graph of a layout."""
-    n_columns = layout.n_states * layout.window_size + layout.goal_dim
-    states = torch.zeros(1, n_columns, dtype=torch.float64)
-    if layout.noise_shape is None:
-        return (states,)
-    return states, torch.zeros(1, *layout.noise_shape, dtype=torch.float64)
-
-
-def make_engine(graph: Graph, name: str, examples: tuple[torch.Tensor, ...]) -> Engine:
+def make_engine(deployment: Deployment, name: str) -> Engine:
     """Return what maps arrays to arrays as the graph maps tensors to tensors."""
-    graph = graph.cpu().eval()
+    graph = deployment.graph
     if name == "torch":
         return TorchEngine(graph)
-    if name == "numpy":
-        return to_numpy(graph, *examples)
-    return OnnxEngine(to_onnx(graph, examples), graph.inputs)
+    if deployment.sampling is None:
+        return OnnxEngine(to_onnx(graph, deployment.examples()), graph.inputs)
+    return _sampler_loop(deployment)
 
 
-def _fastest(graph: Graph, examples: tuple[torch.Tensor, ...]) -> tuple[str, Engine]:
-    """Return the engine that takes the least time for one state, by the median of a few calls."""
-    arrays = [example.numpy() for example in examples]
-    timed = []
-    for name in ENGINES:
-        if name == "onnx" and not (find_spec("onnxruntime") and find_spec("onnxscript")):
-            continue
-        try:
-            engine = make_engine(graph, name, examples)
-        except NotImplementedError:  # an operator that NumPy has no name for
-            continue
-        timed.append((_median_seconds(engine, arrays), name, engine))
-    _, name, engine = min(timed, key=lambda entry: entry[0])
-    return name, engine
+def _sampler_loop(deployment: Deployment) -> SamplerLoop:
+    """Return the loop of a sampler around the two parts of a denoiser."""
+    network, sampling = deployment.graph.network, dict(deployment.sampling or {})
+    encode, denoise = ContextGraph(network), DenoiseGraph(network)
+    states, noise = deployment.examples()
+    with torch.no_grad():
+        (context,) = encode(states)
+    actions = torch.zeros(1, 1, *noise.shape[2:], dtype=torch.float32)
+    sigma = torch.ones(1, 1, dtype=torch.float32)
+    bounds = sampling.pop("bounds")
+    mean, scale = network.action_normalization.statistics
+    return SamplerLoop(
+        OnnxEngine(to_onnx(encode, (states,)), encode.inputs),
+        OnnxEngine(to_onnx(denoise, (context, actions, sigma)), denoise.inputs),
+        bounds=None if bounds is None else (np.asarray(bounds[0]), np.asarray(bounds[1])),
+        mean=mean,
+        scale=scale,
+        **sampling,
+    )
 
 
-def _median_seconds(engine: Engine, arrays: list[Array]) -> float:
-    engine(*arrays)
-    seconds = []
-    for _ in range(TRIALS):
-        start = time.perf_counter()
-        engine(*arrays)
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+def _has_onnx() -> bool:
+    return all(find_spec(name) is not None for name in ("onnx", "onnxruntime", "onnxscript"))

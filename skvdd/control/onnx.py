@@ -12,24 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skvdd.control.controller import Array
-from skvdd.control.graphs import Graph, TorchEngine
+from skvdd.control.deployment import Deployment, Graph
+from skvdd.control.runtime import OnnxEngine
 from skvdd.persistence import write_whole
 
 CHECKED_BATCHES = (1, 2, 7, 64)
-TOLERANCE = 1e-5  # of the outputs' largest magnitude
+TOLERANCE = 1e-5  # in units of the spread of the actions
 TRACED_ROWS = 3  # one row would be taken for a constant
 
 
-def export_onnx(graph: Graph, examples: tuple[Tensor, ...], path: str | Path) -> None:
-    """Write a graph to an ONNX file, after it has been found to give what torch gives.
+def export_onnx(deployment: Deployment, path: str | Path) -> None:
+    """Write a policy to an ONNX file, after it has been found to give what torch gives.
 
     Parameters
     ----------
-    graph : Graph
-        What to write.
-    examples : tuple of Tensor
-        One row of each input.
+    deployment : Deployment
+        Of the policy.
     path : str or Path
         The file; it is there whole or not at all.
 
@@ -40,9 +38,8 @@ def export_onnx(graph: Graph, examples: tuple[Tensor, ...], path: str | Path) ->
     RuntimeError
         If ONNX Runtime gives other numbers than torch.
     """
-    graph = graph.cpu().eval()
-    model = to_onnx(graph, examples)
-    verify(graph, model, examples)
+    model = to_onnx(deployment.graph, deployment.examples())
+    verify(deployment, model)
     write_whole(Path(path), model)
 
 
@@ -103,25 +100,31 @@ def _attention(
     return opset18.MatMul(opset18.Softmax(logits, axis=-1), value)
 
 
-def verify(graph: Graph, model: bytes, examples: tuple[Tensor, ...]) -> None:
-    """Raise a RuntimeError unless ONNX Runtime gives what torch gives, at several batch sizes."""
-    rng = np.random.RandomState(0)
-    reference, exported = TorchEngine(graph), OnnxEngine(model, graph.inputs)
+def verify(deployment: Deployment, model: bytes) -> None:
+    """Raise a RuntimeError unless ONNX Runtime gives what torch gives, at several batch sizes.
+
+    Actions are compared in units of their spread, however small that is.
+    """
+    graph, rng = deployment.graph, np.random.RandomState(0)
+    run = OnnxEngine(model, graph.inputs)
     for n in CHECKED_BATCHES:
-        inputs = [_like(rng, example, n) for example in examples]
-        inputs[0] = inputs[0] * graph.row_scale.numpy() + graph.row_mean.numpy()
-        pairs = zip(reference(*inputs), exported(*inputs), strict=True)
-        for name, (expected, found) in zip(graph.outputs, pairs, strict=True):
-            error = float(np.abs(found - expected).max())
-            if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        inputs = [_normal(rng, example, n) for example in deployment.examples()]
+        inputs[0] = graph.network.row_normalization.inverse(inputs[0])
+        with torch.inference_mode():
+            expected = graph.standardized(*graph(*inputs))
+        arrays = run(*(tensor.numpy() for tensor in inputs))
+        found = graph.standardized(*map(torch.from_numpy, arrays))
+        for name, wanted, got in zip(graph.outputs, expected, found, strict=True):
+            error = float((got - wanted).abs().max())
+            if not error <= TOLERANCE * max(1.0, float(wanted.abs().max())):
                 raise RuntimeError(
                     f"the exported model gives other {name} than torch for {n} rows: they differ "
-                    f"by {error:.2g}. Nothing was written."
+                    f"by {error:.2g} standard deviations. Nothing was written."
                 )
 
 
-def _like(rng: np.random.RandomState, example: Tensor, n: int) -> np.ndarray:
-    return rng.standard_normal((n, *example.shape[1:]))
+def _normal(rng: np.random.RandomState, example: Tensor, n: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal((n, *example.shape[1:])))
 
 
 def _check_installed() -> None:
@@ -132,32 +135,8 @@ def _check_installed() -> None:
         )
 
 
-class OnnxEngine:
-    """A graph in ONNX Runtime, on one thread.
-
-    Parameters
-    ----------
-    model : bytes
-        The graph, as `to_onnx` returns it.
-    inputs : sequence of str
-        Names of its inputs, in order.
-    """
-
-    def __init__(self, model: bytes, inputs: tuple[str, ...]) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
-        self._run, self._inputs = session.run, inputs
-
-    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
-        """Return the outputs of the graph for arrays."""
-        return tuple(self._run(None, dict(zip(self._inputs, inputs, strict=True))))
-
-
 class _quiet:
-    """Keep a logger's progress reports to itself for a while."""
+    """Silence a logger's progress reports for a while."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)

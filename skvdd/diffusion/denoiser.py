@@ -1,115 +1,100 @@
-"""The denoiser of a diffusion policy: encode a state once, denoise many actions cheaply."""
+"""Denoisers: what every one of them can do, and the one that encodes an observation only once."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from skvdd.nn.blocks import ModulatedBlock, NoiseEmbedding, silu, zero_
-from skvdd.nn.encoder import build_encoder
+from skvdd.nn.layout import RowLayout
+from skvdd.nn.network import BuildsEncoder, PolicyNetwork, build_encoder
 
 
-class ContextDenoiser(nn.Module):
-    r"""A preconditioned denoiser, conditioned on an encoded state window.
+class Denoiser(PolicyNetwork):
+    r"""A preconditioned denoiser of actions, conditioned on observations.
 
-    .. math:: D(a; s, \sigma) = c_{skip}\, a + c_{out}\, F(c_{in}\, a, \mathrm{enc}(s), \sigma)
+    .. math:: D(a; s, \sigma) = c_{skip}\, a + c_{out}\, F(c_{in}\, a, s, \sigma)
 
-    Everything is in standardised units. Its three calls are what a distiller needs of a teacher:
-    `context` once for each state, then `score` or `denoise` as often as needed.
+    Rows and actions are standardized. A subclass implements `context` and the network ``F``.
 
     Parameters
     ----------
-    encoder : dict
-        Arguments of `skvdd.nn.encoder.build_encoder`.
+    layout : RowLayout
+        Columns of a row.
     n_actions : int
-        Action dimension ``d_a``.
-    hidden_size, n_layers : int
-        Width and number of modulated layers of the head ``F``.
+        Numbers ``d_a`` in an action.
     sigma_data : float
         Standard deviation of the data in the preconditioning.
-    preconditioning : {"edm", "noise"}, default="edm"
-        What ``F`` predicts, as `precondition` has it.
-    boundary : float, default=0.0
+    preconditioning : {"edm", "noise"}
+        What ``F`` predicts, see `precondition`.
+    boundary : float
         Noise level at which ``D`` is the identity; above zero in a consistency model.
-    target_min : float or None, default=None
+    target_min : float or None
         In a consistency trajectory model, the lowest level above zero that a jump may end at:
-        `denoise` is then told the end too. ``None`` is a plain denoiser.
+        `denoise` then takes the end too. ``None`` is a plain denoiser.
+    **config
+        The other arguments of the constructor of the subclass.
 
-    Examples
-    --------
-    The network of a fitted policy:
-
-    >>> import torch
-    >>> from skvdd import DiffusionPolicy
-    >>> states = actions = torch.linspace(-1, 1, 20)[:, None].numpy()
-    >>> policy = DiffusionPolicy(max_iter=1, hidden_size=8, n_layers=1).fit(states, actions)
-    >>> network = policy.network_
-    >>> type(network).__name__
-    'ContextDenoiser'
-    >>> context = network.context(torch.zeros(4, 1, 1))
-    >>> network.score(context, torch.zeros(4, 3, 1), torch.ones(4, 1)).shape
-    torch.Size([4, 3, 1])
+    Attributes
+    ----------
+    action_range : Tensor of shape (2, n_actions)
+        Lowest and highest standardized action of the training data.
     """
+
+    action_range: Tensor
 
     def __init__(
         self,
-        encoder: dict[str, Any],
+        layout: RowLayout,
         n_actions: int,
-        hidden_size: int,
-        n_layers: int,
+        *,
         sigma_data: float,
-        preconditioning: str = "edm",
-        boundary: float = 0.0,
-        target_min: float | None = None,
+        preconditioning: str,
+        boundary: float,
+        target_min: float | None,
+        **config: Any,
     ) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = {
-            "encoder": encoder,
-            "n_actions": n_actions,
-            "hidden_size": hidden_size,
-            "n_layers": n_layers,
-            "sigma_data": sigma_data,
-            "preconditioning": preconditioning,
-            "boundary": boundary,
-            "target_min": target_min,
-        }
-        self.sigma_data = sigma_data
-        self.preconditioning = preconditioning
+        super().__init__(
+            layout,
+            n_actions,
+            sigma_data=sigma_data,
+            preconditioning=preconditioning,
+            boundary=boundary,
+            target_min=target_min,
+            **config,
+        )
+        self.sigma_data, self.preconditioning = sigma_data, preconditioning
         self.boundary = boundary
-        self.encoder = build_encoder(**encoder)
-        self.noise_embedding = NoiseEmbedding(hidden_size)
-        if target_min is not None:
-            self.target_embedding = TargetEmbedding(hidden_size, target_min)
-        self.condition = nn.Linear(encoder["hidden_size"], hidden_size)
-        self.input = nn.Linear(n_actions, hidden_size)
-        self.blocks = nn.ModuleList(ModulatedBlock(hidden_size) for _ in range(n_layers))
-        self.norm = nn.LayerNorm(hidden_size)
-        self.output = zero_(nn.Linear(hidden_size, n_actions))
-        self.action_range: Tensor  # lowest and highest action of the training data
         self.register_buffer("action_range", unbounded(n_actions))
 
     @property
     def action_shape(self) -> tuple[int, ...]:
-        """Shape of what a sampler draws for a state."""
-        return (self.config["n_actions"],)
+        """Shape of what a sampler draws for a row."""
+        return (self.n_actions,)
 
-    def context(self, states: Tensor) -> Tensor:
-        """Encode state windows, once for any number of actions.
+    @abstractmethod
+    def context(self, rows: Tensor) -> Tensor:
+        """Return what is computed once for any number of actions.
 
         Parameters
         ----------
-        states : Tensor of shape (n, T, d)
-            Standardised states.
+        rows : Tensor of shape (n, T * d + g)
+            Standardized rows.
 
         Returns
         -------
         Tensor of shape (n, h)
-            Their contexts.
         """
-        return self.encoder(states)
+
+    @abstractmethod
+    def _output(
+        self, context: Tensor, scaled: Tensor, sigma: Tensor, target: Tensor | None
+    ) -> Tensor:
+        """Return ``F`` at actions that are scaled by ``c_in``, of their shape."""
 
     def denoise(
         self, context: Tensor, actions: Tensor, sigma: Tensor, target: Tensor | None = None
@@ -119,11 +104,11 @@ class ContextDenoiser(nn.Module):
         Parameters
         ----------
         context : Tensor of shape (n, h)
-            Encoded states.
+            Result of `context`.
         actions : Tensor of shape (n, S, d_a)
-            Noisy actions, several for each state.
+            Noisy actions, several for each row.
         sigma : Tensor of shape (n, S) or (n, 1)
-            Noise levels; one level for all actions of a state is cheaper.
+            Noise levels; one level for all actions of a row is cheaper.
         target : Tensor of the shape of ``sigma``, default=None
             Levels that jumps end at, for a network with ``target_min``.
 
@@ -131,8 +116,8 @@ class ContextDenoiser(nn.Module):
         -------
         Tensor of shape (n, S, d_a)
         """
-        c_skip, c_out, _ = self._preconditioning(sigma)
-        output = self._head(context, actions, sigma, target)
+        c_skip, c_out, c_in = self._coefficients(sigma, actions)
+        output = self._output(context, c_in * actions, sigma, target)
         return torch.addcmul(c_skip * actions, c_out, output)
 
     def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
@@ -146,9 +131,10 @@ class ContextDenoiser(nn.Module):
         Returns
         -------
         Tensor of the shape of ``actions``
-            In standardised units.
+            Of standardized actions.
         """
-        return (self.denoise(context, actions, sigma) - actions) / sigma[..., None].square()
+        gap = self.denoise(context, actions, sigma) - actions
+        return gap / expand_levels(sigma, actions).square()
 
     def residual(self, context: Tensor, actions: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Return ``F - (a - c_skip a_sigma) / c_out``, whose mean square is the training loss.
@@ -159,7 +145,7 @@ class ContextDenoiser(nn.Module):
         Parameters
         ----------
         context : Tensor of shape (n, h)
-            Encoded states.
+            Result of `context`.
         actions : Tensor of shape (n, S, d_a)
             Clean actions.
         noise : Tensor of shape (n, S, d_a)
@@ -171,25 +157,96 @@ class ContextDenoiser(nn.Module):
         -------
         Tensor of shape (n, S, d_a)
         """
-        noisy = torch.addcmul(actions, sigma[..., None], noise)
-        c_skip, c_out, _ = self._preconditioning(sigma)
-        return self._head(context, noisy, sigma) - (actions - c_skip * noisy) / c_out
+        noisy = torch.addcmul(actions, expand_levels(sigma, actions), noise)
+        c_skip, c_out, c_in = self._coefficients(sigma, actions)
+        output = self._output(context, c_in * noisy, sigma, None)
+        return output - (actions - c_skip * noisy) / c_out
 
-    def _head(
-        self, context: Tensor, noisy: Tensor, sigma: Tensor, target: Tensor | None = None
+    def _coefficients(self, sigma: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        levels = expand_levels(sigma, actions)
+        return precondition(self.preconditioning, levels, self.sigma_data, self.boundary)
+
+
+class ContextDenoiser(Denoiser):
+    """A denoiser that encodes the observations once, and denoises many actions cheaply.
+
+    Parameters
+    ----------
+    layout : RowLayout
+        Columns of a row.
+    n_actions : int
+        Numbers ``d_a`` in an action.
+    encoder : Encoder
+        Builds the encoder, see `skvdd.encoders`.
+    hidden_size, n_layers : int
+        Width and number of modulated layers of the head ``F``.
+    sigma_data, preconditioning, boundary, target_min
+        As in `Denoiser`.
+
+    Examples
+    --------
+    The network of a fitted policy:
+
+    >>> import torch
+    >>> from skvdd import DiffusionPolicy
+    >>> states = actions = torch.linspace(-1, 1, 20)[:, None].numpy()
+    >>> policy = DiffusionPolicy(max_iter=1, hidden_size=8, n_layers=1).fit(states, actions)
+    >>> network = policy.network_
+    >>> type(network).__name__
+    'ContextDenoiser'
+    >>> context = network.context(torch.zeros(4, 1))
+    >>> network.score(context, torch.zeros(4, 3, 1), torch.ones(4, 1)).shape
+    torch.Size([4, 3, 1])
+    """
+
+    def __init__(
+        self,
+        layout: RowLayout,
+        n_actions: int,
+        encoder: BuildsEncoder,
+        hidden_size: int,
+        n_layers: int,
+        sigma_data: float = 1.0,
+        preconditioning: str = "edm",
+        boundary: float = 0.0,
+        target_min: float | None = None,
+    ) -> None:
+        super().__init__(
+            layout,
+            n_actions,
+            sigma_data=sigma_data,
+            preconditioning=preconditioning,
+            boundary=boundary,
+            target_min=target_min,
+            encoder=encoder,
+            hidden_size=hidden_size,
+            n_layers=n_layers,
+        )
+        self.encoder, n_features = build_encoder(encoder, layout)
+        self.noise_embedding = NoiseEmbedding(hidden_size)
+        if target_min is not None:
+            self.target_embedding = TargetEmbedding(hidden_size, target_min)
+        self.condition = nn.Linear(n_features, hidden_size)
+        self.input = nn.Linear(n_actions, hidden_size)
+        self.blocks = nn.ModuleList(ModulatedBlock(hidden_size) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.output = zero_(nn.Linear(hidden_size, n_actions))
+
+    def context(self, rows: Tensor) -> Tensor:
+        """Encode standardized rows (n, T * d + g) as features (n, h)."""
+        return self.encoder(rows)
+
+    def _output(
+        self, context: Tensor, scaled: Tensor, sigma: Tensor, target: Tensor | None
     ) -> Tensor:
-        *_, c_in = self._preconditioning(sigma)
         condition = self.condition(context)[:, None] + self.noise_embedding(sigma)
         if target is not None:
             condition = condition + self.target_embedding(target)
         condition = silu(condition)
-        hidden = self.input(c_in * noisy).add_(condition)
+        hidden = self.input(scaled).add_(condition)
         for block in self.blocks:
             hidden = block(hidden, condition)
         return self.output(silu(self.norm(hidden)))
-
-    def _preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return precondition(self.preconditioning, sigma[..., None], self.sigma_data, self.boundary)
 
 
 class TargetEmbedding(NoiseEmbedding):
@@ -217,7 +274,12 @@ class TargetEmbedding(NoiseEmbedding):
 
 def unbounded(n_actions: int) -> Tensor:
     """Return bounds (2, d_a) that bind no action, to be replaced by those of the data."""
-    return torch.tensor([[-math.inf], [math.inf]]).repeat(1, n_actions)
+    return torch.tensor([[-math.inf], [math.inf]], dtype=torch.float32).repeat(1, n_actions)
+
+
+def expand_levels(sigma: Tensor, actions: Tensor) -> Tensor:
+    """Give noise levels (n, S) as many axes as actions have."""
+    return sigma.reshape(sigma.shape + (1,) * (actions.ndim - sigma.ndim))
 
 
 def precondition(

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from skvdd.diffusion.denoiser import TargetEmbedding, precondition, unbounded
+from skvdd.diffusion.denoiser import Denoiser, TargetEmbedding
 from skvdd.nn.blocks import CausalAttentionBlock, zero_
+from skvdd.nn.layout import RowLayout
 
 # Windows denoised at a time where no gradient is needed: their activations stay in the cache.
 CHUNK_SIZE = 128
 
 
-class GPTDenoiser(nn.Module):
+class GPTDenoiser(Denoiser):
     r"""The transformer denoiser of BESO (Reuss et al., 2023) in Karras' preconditioning.
 
     One causal sequence holds the noise level, the goals, and then a state and a noisy action for
     each time step: :math:`\sigma, g, s_1, a_1, s_2, a_2, \ldots` The state and the action of one
-    time step share a position embedding. Everything is in standardised units.
+    time step share a position embedding. Everything is standardized.
 
     The token of an action comes after the states it answers to, so a state cannot be encoded
     ahead of the actions: the ``context`` of this teacher is the row itself.
 
     **Earlier actions.** A query has one noisy action :math:`a`, whereas the sequence has a token
     for the action of every time step. All of them hold the queried action. A policy that is fitted
-    here sees that in training too (`residual`), so nothing is added to what it is told about the
+    here sees that in training too (`residual`), so it learns nothing more about the
     decision, and the score is exactly that of :math:`p_\sigma(a|s)`. A published checkpoint
     (``joint=True``) was trained with the window's own noisy actions. Its sampler denoises all the
     actions of the window together and keeps the last, which `denoise` does for actions of shape
@@ -36,27 +36,20 @@ class GPTDenoiser(nn.Module):
 
     Parameters
     ----------
-    n_states, n_goals, n_actions : int
-        Dimension ``d`` of a state, of all goals together (0 for none), and ``d_a`` of an action.
-    window_size : int
-        Number ``T`` of time steps.
+    layout : RowLayout
+        Columns of a row; the goal holds the numbers of all goals together.
+    n_actions : int
+        Numbers ``d_a`` in an action.
     hidden_size, n_layers, n_heads : int
         Width of a token, number of blocks (at least one), attention heads.
-    sigma_data : float
-        Standard deviation of the data in the preconditioning.
     head_size : int, default=None
         Width of the hidden layer of the output; ``None`` for one linear layer.
     joint : bool, default=False
         Whether the network was trained on windows of actions rather than on single ones.
-    preconditioning : {"edm", "noise"}, default="edm"
-        What the network predicts, as `skvdd.diffusion.denoiser.precondition` has it.
     n_goal_tokens : int, default=1
-        Number of tokens that the goals are cut into; divides ``n_goals``.
-    boundary : float, default=0.0
-        Noise level at which ``D`` is the identity; above zero in a consistency model.
-    target_min : float or None, default=None
-        In a consistency trajectory model, the lowest level above zero that a jump may end at:
-        `denoise` is then told the end too. ``None`` is a plain denoiser.
+        Number of tokens that the goals are cut into; divides ``goal_dim``.
+    sigma_data, preconditioning, boundary, target_min
+        As in `skvdd.diffusion.denoiser.Denoiser`.
 
     Examples
     --------
@@ -77,68 +70,57 @@ class GPTDenoiser(nn.Module):
 
     def __init__(
         self,
-        n_states: int,
-        n_goals: int,
+        layout: RowLayout,
         n_actions: int,
-        window_size: int,
         hidden_size: int,
         n_layers: int,
         n_heads: int,
-        sigma_data: float,
         head_size: int | None = None,
         joint: bool = False,
-        preconditioning: str = "edm",
         n_goal_tokens: int = 1,
+        sigma_data: float = 1.0,
+        preconditioning: str = "edm",
         boundary: float = 0.0,
         target_min: float | None = None,
     ) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = {
-            "n_states": n_states,
-            "n_goals": n_goals,
-            "n_actions": n_actions,
-            "window_size": window_size,
-            "hidden_size": hidden_size,
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "sigma_data": sigma_data,
-            "head_size": head_size,
-            "joint": joint,
-            "preconditioning": preconditioning,
-            "n_goal_tokens": n_goal_tokens,
-            "boundary": boundary,
-            "target_min": target_min,
-        }
-        if n_goals % n_goal_tokens:
-            raise ValueError(f"n_goals={n_goals} cannot be cut into {n_goal_tokens} tokens")
-        self.n_states, self.n_goals, self.n_actions = n_states, n_goals, n_actions
-        self.n_goal_tokens = n_goal_tokens if n_goals else 0
-        self.window_size = window_size
-        self.sigma_data = sigma_data
+        super().__init__(
+            layout,
+            n_actions,
+            sigma_data=sigma_data,
+            preconditioning=preconditioning,
+            boundary=boundary,
+            target_min=target_min,
+            hidden_size=hidden_size,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            head_size=head_size,
+            joint=joint,
+            n_goal_tokens=n_goal_tokens,
+        )
+        if layout.goal_dim % n_goal_tokens:
+            raise ValueError(
+                f"goal_dim={layout.goal_dim} cannot be cut into {n_goal_tokens} tokens"
+            )
+        self.n_goal_tokens = n_goal_tokens if layout.goal_dim else 0
         self.joint = joint
-        self.preconditioning = preconditioning
-        self.boundary = boundary
-
         self.noise_embedding = nn.Linear(1, hidden_size)
         if target_min is not None:
             self.target_embedding = TargetEmbedding(hidden_size, target_min)
-        self.state_embedding = nn.Linear(n_states, hidden_size)
-        if n_goals:
-            self.goal_embedding = nn.Linear(n_goals // n_goal_tokens, hidden_size)
+        self.state_embedding = nn.Linear(layout.n_states, hidden_size)
+        if layout.goal_dim:
+            self.goal_embedding = nn.Linear(layout.goal_dim // n_goal_tokens, hidden_size)
         self.action_embedding = nn.Linear(n_actions, hidden_size)
-        n_positions = self.n_goal_tokens + window_size
+        n_positions = self.n_goal_tokens + layout.window_size
         self.position = nn.Parameter(0.02 * torch.randn(n_positions, hidden_size))
         blocks = [CausalAttentionBlock(hidden_size, n_heads) for _ in range(n_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(hidden_size)
         self.output = _output_head(hidden_size, head_size, n_actions)
-        self.action_range: Tensor  # lowest and highest action of the training data
-        self.register_buffer("action_range", unbounded(n_actions))
 
     @property
     def action_shape(self) -> tuple[int, ...]:
         """Shape of what a sampler draws for a state: an action, or a window of them if joint."""
-        return (self.window_size, self.n_actions) if self.joint else (self.n_actions,)
+        return (self.layout.window_size, self.n_actions) if self.joint else (self.n_actions,)
 
     def forward(
         self, states: Tensor, noisy_actions: Tensor, sigma: Tensor, goals: Tensor | None = None
@@ -160,7 +142,7 @@ class GPTDenoiser(nn.Module):
         -------
         Tensor of shape (n, T', d_a)
         """
-        c_skip, c_out, c_in = self._preconditioning(sigma[:, None, None])
+        c_skip, c_out, c_in = self._coefficients(sigma, noisy_actions)
         tokens = self._observe(states, goals)
         output = self._head(tokens, c_in * noisy_actions, sigma, last_only=False)
         return c_skip * noisy_actions + c_out * output
@@ -180,87 +162,23 @@ class GPTDenoiser(nn.Module):
         """
         return rows
 
-    def denoise(
-        self, context: Tensor, actions: Tensor, sigma: Tensor, target: Tensor | None = None
+    def _output(
+        self, context: Tensor, scaled: Tensor, sigma: Tensor, target: Tensor | None
     ) -> Tensor:
-        """Return ``D(a; s, sigma)``, the expected clean action.
+        """Return ``F`` for single actions (n, S, d_a), or whole windows (n, S, T, d_a).
 
-        Parameters
-        ----------
-        context : Tensor of shape (n, T * d + n_goals)
-            Rows.
-        actions : Tensor of shape (n, S, d_a) or (n, S, T, d_a)
-            Noisy actions, several for each row: single ones, which hold over the window and are
-            answered for its last time step, or whole windows, denoised together.
-        sigma : Tensor of shape (n, S) or (n, 1)
-            Noise levels.
-        target : Tensor of the shape of ``sigma``, default=None
-            Levels that jumps end at, for a network with ``target_min``.
-
-        Returns
-        -------
-        Tensor of the shape of ``actions``
+        Single actions hold over the window and are answered for its last time step; the actions of
+        a window are denoised together.
         """
-        c_skip, c_out, _ = self._preconditioning(_like(sigma, actions))
-        return c_skip * actions + c_out * self._answer(context, actions, sigma, target)
-
-    def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        r"""Return the score :math:`\nabla_a \log \pi_\sigma(a|s) = (D - a) / \sigma^2`.
-
-        Parameters
-        ----------
-        context, actions, sigma : Tensor
-            As for `denoise`.
-
-        Returns
-        -------
-        Tensor of the shape of ``actions``
-            In standardised units.
-        """
-        gap = self.denoise(context, actions, sigma) - actions
-        return gap / _like(sigma, actions).square()
-
-    def residual(self, context: Tensor, actions: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """Return ``F - (a - c_skip a_sigma) / c_out``, whose mean square is the training loss.
-
-        Parameters
-        ----------
-        context : Tensor of shape (n, T * d + n_goals)
-            Rows.
-        actions : Tensor of shape (n, S, d_a) or (n, S, T, d_a)
-            Clean actions, as for `denoise`.
-        noise : Tensor of the shape of ``actions``
-            Standard normal numbers.
-        sigma : Tensor of shape (n, S)
-            Noise levels.
-
-        Returns
-        -------
-        Tensor of the shape of ``actions``
-        """
-        level = _like(sigma, actions)
-        noisy = actions + level * noise
-        c_skip, c_out, _ = self._preconditioning(level)
-        return self._answer(context, noisy, sigma) - (actions - c_skip * noisy) / c_out
-
-    def _preconditioning(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return precondition(self.preconditioning, sigma, self.sigma_data, self.boundary)
-
-    def _answer(
-        self, context: Tensor, noisy: Tensor, sigma: Tensor, target: Tensor | None = None
-    ) -> Tensor:
-        """Return the network's output ``F`` for the queries of each row."""
-        n, n_queries = noisy.shape[:2]
-        *_, c_in = self._preconditioning(_like(sigma, noisy))
-        single = noisy.ndim == 3
+        n, n_queries = scaled.shape[:2]
+        single = scaled.ndim == 3
         # One list of windows, whatever row they are of: (m, 1 or T, d_a).
-        queries = (c_in * noisy).flatten(0, 1)
+        queries = scaled.flatten(0, 1)
         queries = queries[:, None] if single else queries
         levels = sigma.expand(n, n_queries).reshape(-1)
         ends = levels if target is None else target.expand(n, n_queries).reshape(-1)
-        row = torch.arange(n, device=noisy.device).repeat_interleave(n_queries)
-        states, goals = context.split([self.window_size * self.n_states, self.n_goals], dim=1)
-        observed = self._observe(states.unflatten(1, (self.window_size, -1)), goals)
+        row = torch.arange(n, device=scaled.device).repeat_interleave(n_queries)
+        observed = self._observe(*self.layout.split(context))
         # Chunks of nearly equal size: a short last one would take kernels that round differently.
         n_chunks = 1 if torch.is_grad_enabled() else max(1, math.ceil(len(queries) / CHUNK_SIZE))
         chunks = (part.tensor_split(n_chunks) for part in (row, queries, levels, ends))
@@ -274,14 +192,14 @@ class GPTDenoiser(nn.Module):
             )
             for rows, actions, level, end in zip(*chunks, strict=True)
         ]
-        return torch.cat(outputs).view(noisy.shape)
+        return torch.cat(outputs).view(scaled.shape)
 
     def _observe(self, states: Tensor, goals: Tensor | None) -> Tensor:
         """Return the tokens of goals and states, (n, G + T', h)."""
         tokens = self.state_embedding(states)
-        if self.n_goals:
+        if self.n_goal_tokens:
             if goals is None:
-                goals = states.new_zeros(states.shape[0], self.n_goals)
+                goals = states.new_zeros(states.shape[0], self.layout.goal_dim)
             goal_tokens = self.goal_embedding(goals.unflatten(1, (self.n_goal_tokens, -1)))
             tokens = torch.cat([goal_tokens, tokens], dim=1)
         return tokens + self.position[: tokens.shape[1]]
@@ -318,8 +236,3 @@ def _output_head(hidden_size: int, head_size: int | None, n_actions: int) -> nn.
         return zero_(nn.Linear(hidden_size, n_actions))
     last = zero_(nn.Linear(head_size, n_actions))
     return nn.Sequential(nn.Linear(hidden_size, head_size), nn.SiLU(), last)
-
-
-def _like(sigma: Tensor, actions: Tensor) -> Tensor:
-    """Give noise levels (n, S) as many axes as actions have."""
-    return sigma.reshape(sigma.shape + (1,) * (actions.ndim - sigma.ndim))

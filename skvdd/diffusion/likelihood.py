@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skvdd.nn.gaussian_mixture import LOG_2PI
+from skvdd.randomness import as_random_state
 
 DenoiseRows = Callable[[Tensor, Tensor], Tensor]
+EXACT_DIMENSIONS = 32  # up to which the divergence is exact
+PROBES = 32  # random directions of its estimate above
 STEPS_PER_NAT = 12.0  # of the noise range, for an error of 1e-3
 HERMITE_NODES = 7  # along each axis, up to two dimensions
 LINE_NODES = 5  # of the quadrature along a line, on which the score is nearly linear
@@ -47,7 +50,7 @@ def flow_log_prob(
         Maps actions (n, d_a) and one noise level (0-d tensor) to expected clean actions (n, d_a),
         row by row.
     actions : Tensor of shape (n, d_a)
-        Where to evaluate, in standardised units.
+        Where to evaluate, of standardized actions.
     noise_min, noise_max : float
         Range of the integral.
     n_steps : int
@@ -60,7 +63,7 @@ def flow_log_prob(
     Returns
     -------
     Tensor of shape (n,)
-        Log-densities in nats, in standardised units.
+        Log-densities in nats, of standardized actions.
 
     References
     ----------
@@ -79,6 +82,16 @@ def flow_log_prob(
         tau = math.log(noise_min) + i * step
         actions, log_volume = _runge_kutta_step(flow, actions, log_volume, tau, step)
     return log_volume + _final_log_prob(denoise, actions, noise_max)
+
+
+def probe_directions(
+    n_actions: int, random_state: int | np.random.RandomState | None
+) -> Tensor | None:
+    """Return directions (m, d_a) of Hutchinson's estimate, None where the divergence is exact."""
+    if n_actions <= EXACT_DIMENSIONS:
+        return None
+    signs = as_random_state(random_state).choice([-1.0, 1.0], (PROBES, n_actions))
+    return torch.from_numpy(signs).float()
 
 
 def likelihood_steps(noise_min: float, noise_max: float, tolerance: float) -> int:
@@ -104,7 +117,7 @@ def likelihood_steps(noise_min: float, noise_max: float, tolerance: float) -> in
 def _final_log_prob(denoise: DenoiseRows, actions: Tensor, noise_max: float) -> Tensor:
     """Return the log-density (n,) at the highest noise level.
 
-    It is a Gaussian around ``D(0)``, of the variance that standardised actions have there, times a
+    It is a Gaussian around ``D(0)``, of the variance that standardized actions have there, times a
     ratio near one. The integral of the score along the line from the centre gives the ratio up to
     a constant; the constant makes the density integrate to one, by a cubature that is exact up to
     the fifth degree. Far out, where no training action comes, the ratio stays what it is at

@@ -1,6 +1,6 @@
 r"""Noise levels: densities to train on and schedules to sample along.
 
-Both families of teachers speak one language. A variance-preserving process
+Both families of teachers share one parameterization. A variance-preserving process
 :math:`a_t = \alpha_t a + \sqrt{1 - \alpha_t^2}\, \epsilon` is the variance-exploding one,
 :math:`x = a + \sigma \epsilon`, seen through the scaling :math:`a_t = \alpha_t x`, with
 :math:`\sigma = \sqrt{1 - \alpha_t^2} / \alpha_t` and hence
@@ -10,11 +10,12 @@ Both families of teachers speak one language. A variance-preserving process
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from skvdd.persistence import register
 
 LOG_NORMAL = (-1.2, 1.2)  # mean and standard deviation of ln(sigma / sigma_data), EDM
 LOG_LOGISTIC_SCALE = 0.5  # of ln(sigma / sigma_data), BESO
@@ -37,9 +38,11 @@ def log_normal(uniform: Tensor, noise_min: float, noise_max: float, sigma_data: 
     Tensor
         Noise levels, of the shape of ``uniform``.
     """
-    mean, std = LOG_NORMAL
-    normal = torch.distributions.Normal(mean + math.log(sigma_data), std)
-    return _truncated(normal.cdf, normal.icdf, uniform, noise_min, noise_max)
+    mean, std = LOG_NORMAL[0] + math.log(sigma_data), LOG_NORMAL[1]
+    low, high = (_normal_cdf((math.log(end) - mean) / std) for end in (noise_min, noise_max))
+    normal = math.sqrt(2.0) * torch.erfinv(2.0 * (low + (high - low) * uniform) - 1.0)
+    # Rounding may step over the bounds by a hair, which the clamp takes back.
+    return (mean + std * normal).exp().clamp(noise_min, noise_max)
 
 
 def log_logistic(uniform: Tensor, noise_min: float, noise_max: float, sigma_data: float) -> Tensor:
@@ -48,14 +51,10 @@ def log_logistic(uniform: Tensor, noise_min: float, noise_max: float, sigma_data
     Parameters and return value are those of `log_normal`.
     """
     location = math.log(sigma_data)
-
-    def cdf(log_sigma: Tensor) -> Tensor:
-        return torch.sigmoid((log_sigma - location) / LOG_LOGISTIC_SCALE)
-
-    def icdf(probability: Tensor) -> Tensor:
-        return location + LOG_LOGISTIC_SCALE * torch.logit(probability)
-
-    return _truncated(cdf, icdf, uniform, noise_min, noise_max)
+    ends = ((math.log(end) - location) / LOG_LOGISTIC_SCALE for end in (noise_min, noise_max))
+    low, high = (1.0 / (1.0 + math.exp(-end)) for end in ends)
+    log_sigma = location + LOG_LOGISTIC_SCALE * torch.logit(low + (high - low) * uniform)
+    return log_sigma.exp().clamp(noise_min, noise_max)
 
 
 def log_uniform(uniform: Tensor, noise_min: float, noise_max: float | Tensor) -> Tensor:
@@ -63,17 +62,8 @@ def log_uniform(uniform: Tensor, noise_min: float, noise_max: float | Tensor) ->
     return noise_min * (noise_max / noise_min) ** uniform
 
 
-def _truncated(
-    cdf: Callable[[Tensor], Tensor],
-    icdf: Callable[[Tensor], Tensor],
-    uniform: Tensor,
-    noise_min: float,
-    noise_max: float,
-) -> Tensor:
-    bounds = torch.tensor([noise_min, noise_max], dtype=torch.float64).log()
-    low, high = cdf(bounds).to(uniform.dtype).tolist()  # numbers: a GPU would wait for tensors
-    # Rounding may step over the bounds by a hair, which the clamp takes back.
-    return icdf(low + (high - low) * uniform).exp().clamp(noise_min, noise_max)
+def _normal_cdf(value: float) -> float:
+    return 0.5 * math.erfc(-value / math.sqrt(2.0))
 
 
 def karras(n_steps: int, noise_min: float, noise_max: float, rho: float = 5.0) -> Tensor:
@@ -99,7 +89,7 @@ def karras(n_steps: int, noise_min: float, noise_max: float, rho: float = 5.0) -
     >>> karras(2, 0.1, 1.0).tolist()
     [1.0, 0.1, 0.0]
     """
-    ramp = torch.linspace(0, 1, n_steps, dtype=torch.float64)
+    ramp = torch.linspace(0, 1, n_steps, dtype=torch.float64, device="cpu")
     low, high = noise_min ** (1 / rho), noise_max ** (1 / rho)
     return _append_zero((high + ramp * (low - high)) ** rho)
 
@@ -107,12 +97,14 @@ def karras(n_steps: int, noise_min: float, noise_max: float, rho: float = 5.0) -
 def exponential(n_steps: int, noise_min: float, noise_max: float) -> Tensor:
     """Return noise levels equally spaced in ``ln sigma``; shapes as for `karras`."""
     low, high = math.log(noise_min), math.log(noise_max)
-    return _append_zero(torch.linspace(high, low, n_steps, dtype=torch.float64).exp())
+    return _append_zero(torch.linspace(high, low, n_steps, dtype=torch.float64, device="cpu").exp())
 
 
 def linear(n_steps: int, noise_min: float, noise_max: float) -> Tensor:
     """Return noise levels equally spaced in ``sigma``; shapes as for `karras`."""
-    return _append_zero(torch.linspace(noise_max, noise_min, n_steps, dtype=torch.float64))
+    return _append_zero(
+        torch.linspace(noise_max, noise_min, n_steps, dtype=torch.float64, device="cpu")
+    )
 
 
 @dataclass(frozen=True)
@@ -230,7 +222,7 @@ def process_schedule(
         Decreasing from ``noise_max``; the last level is zero.
     """
     last = process.time(noise_max)
-    times = last * torch.arange(n_steps, 0, -1, dtype=torch.float64) / n_steps
+    times = last * torch.arange(n_steps, 0, -1, dtype=torch.float64, device="cpu") / n_steps
     return _append_zero(process.sigma(times).clamp(noise_min, noise_max))
 
 
@@ -248,16 +240,18 @@ class NoiseLevels:
 
     Parameters
     ----------
-    sde, noise_min, noise_max, noise_density, schedule, sigma_data
+    sde, noise_min, noise_max, noise_density, schedule
         Parameters of `skvdd.DiffusionPolicy`.
+    sigma_data : float, default=1.0
+        Standard deviation of the standardized actions in the densities.
     """
 
-    sde: str
-    noise_min: float
-    noise_max: float
-    noise_density: str
-    schedule: str
-    sigma_data: float
+    sde: str = "ve"
+    noise_min: float = 0.03
+    noise_max: float = 5.0
+    noise_density: str = "auto"
+    schedule: str = "auto"
+    sigma_data: float = 1.0
 
     @property
     def process(self) -> CosineProcess | BetaProcess:
@@ -266,7 +260,7 @@ class NoiseLevels:
 
     @property
     def start_scale(self) -> float:
-        """Standard deviation of the noise that a walk starts from.
+        """Standard deviation of the noise that sampling starts from.
 
         A variance-preserving process ends in a standard normal, here divided by ``alpha``.
         """
@@ -282,7 +276,7 @@ class NoiseLevels:
                 f"{self.schedule!r}."
             )
         if self.sde == "vp" and self.process.time(self.noise_max) > 1.0:
-            highest = float(self.process.sigma(torch.ones(())))
+            highest = float(self.process.sigma(torch.ones((), dtype=torch.float64, device="cpu")))
             raise ValueError(
                 f"noise_max must be at most {highest:.4g}, where schedule={self.schedule!r} ends, "
                 f"got {self.noise_max}."
@@ -303,6 +297,9 @@ class NoiseLevels:
             return process_schedule(self.process, n_steps, *bounds).tolist()
         schedule = SCHEDULES["karras" if self.schedule == "auto" else self.schedule]
         return schedule(n_steps, *bounds).tolist()
+
+
+register(NoiseLevels)
 
 
 def check_noise_range(noise_min: float, noise_max: float) -> None:

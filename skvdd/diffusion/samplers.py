@@ -1,4 +1,4 @@
-"""Samplers: free functions from noise to actions, driven by a denoiser and noise levels.
+"""Samplers: free functions from noise to actions, given a denoiser and noise levels.
 
 Each takes ``denoise(x, sigma)``, a start ``x`` of any shape at the level ``sigmas[0]``, decreasing
 ``sigmas`` that end in zero, and (stochastic samplers) one noise tensor for each step.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:  # the samplers work on NumPy's arrays as well, in control without torch
+    from torch import Tensor
 
-Denoise = Callable[[Tensor, float], Tensor]
+Denoise = Callable[[Any, float], Any]
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Sequence[Tensor]) -> Tensor:
@@ -91,16 +92,19 @@ SAMPLERS = {
     "euler": euler,
     "euler_ancestral": euler_ancestral,
     "heun": heun,
-    "ddim": euler,
     "dpmpp_2m": dpmpp_2m,
-    "ddpm": euler_ancestral,
 }
-STOCHASTIC = frozenset({"euler_ancestral", "ddpm"})
+STOCHASTIC = frozenset({"euler_ancestral"})
+
+
+def n_noises(sampler: str, n_steps: int) -> int:
+    """Return how many standard normal actions sampling takes: its start, and what it adds."""
+    return n_steps if sampler in STOCHASTIC else 1
 
 
 def draw_actions(
     model: Any,
-    states: Tensor,
+    rows: Tensor,
     noise: Tensor,
     sigmas: Sequence[float],
     sampler: str,
@@ -108,16 +112,16 @@ def draw_actions(
     start_scale: float | None = None,
     bounds: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Encode states once and walk from noise to actions.
+    """Encode rows once and sample actions from noise.
 
     Parameters
     ----------
     model : object
-        Answers ``context(states)`` and ``denoise(context, actions, sigma)``.
-    states : Tensor of shape (n, T, d)
-        Standardised state windows.
+        Has ``context(rows)`` and ``denoise(context, actions, sigma)``.
+    rows : Tensor of shape (n, T * d + g)
+        Standardized rows.
     noise : Tensor of shape (n, S, 1 + m, d_a) or (n, S, 1 + m, T, d_a)
-        Standard normal: the start of each walk and what a stochastic sampler adds on the way. The
+        Standard normal: the start, and what a stochastic sampler adds on the way. The
         second form is for a model that denoises the actions of a whole window together.
     sigmas : sequence of float
         Noise levels, ending in zero.
@@ -131,9 +135,9 @@ def draw_actions(
     Returns
     -------
     Tensor of shape (n, S, d_a)
-        Standardised actions; of a window, the last.
+        Standardized actions; of a window, the last.
     """
-    context = model.context(states)
+    context = model.context(rows)
 
     def denoise(actions: Tensor, sigma: float) -> Tensor:
         level = actions.new_full((actions.shape[0], 1), sigma)
@@ -144,3 +148,10 @@ def draw_actions(
     scale = sigmas[0] if start_scale is None else start_scale
     actions = SAMPLERS[sampler](denoise, scale * start, sigmas, fresh)
     return actions[..., -1, :] if start.ndim == 4 else actions
+
+
+def medoid(actions: Tensor) -> Tensor:
+    """Return of each row's actions (n, S, d_a) the one nearest to the others, (n, d_a)."""
+    distance = sum((actions - other[:, None]).norm(dim=-1) for other in actions.unbind(dim=1))
+    nearest = distance.argmin(dim=1)  # type: ignore[union-attr]
+    return actions[nearest.new_tensor(range(len(actions))), nearest]

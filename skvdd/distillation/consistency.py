@@ -16,15 +16,12 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from skvdd.diffusion.teacher import ScoreTeacher
-from skvdd.distillation.generator import (
-    BaseGeneratorDistiller,
-    Denoise,
-    GeneratorNetwork,
-    heun_step,
-    measure,
-)
-from skvdd.training import Loss, draw
+from skvdd.diffusion.teacher import Teacher
+from skvdd.distillation.generator import BaseGeneratorDistiller
+from skvdd.distillation.paths import Denoise, GeneratorNetwork, heun_step, measure
+from skvdd.encoders import Encoder
+from skvdd.training.loop import Loss
+from skvdd.training.minibatches import draw
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def consistency_loss(
     >>> consistency_loss(zero, zero, zero, actions, noise, sigma, sigma_next).total
     tensor(0.)
 
-    One that takes the noisy action for the clean one is told otherwise, in both dimensions:
+    One that takes the noisy action for the clean one has a loss in both dimensions:
 
     >>> same = lambda actions, sigma: actions
     >>> consistency_loss(same, zero, zero, actions, noise, sigma, sigma_next).total
@@ -110,6 +107,38 @@ def consistency_loss(
         wanted = target(heun_step(teacher, noisy, sigma, sigma_next), sigma_next)  # eq. 6
     distances = measure(student(noisy, sigma), wanted, distance)
     return ConsistencyLoss(distances.mean(), distances)
+
+
+def generate(
+    network: GeneratorNetwork, rows: Tensor, noise: Tensor, *, levels: list[float]
+) -> Tensor:
+    """Sample in one step, or in several with fresh noise before each (algorithm 1).
+
+    Parameters
+    ----------
+    network : GeneratorNetwork
+        The student.
+    rows : Tensor of shape (n, T * d + g)
+        Standardized rows.
+    noise : Tensor of shape (n, S, steps, d_a)
+        Standard normal.
+    levels : list of float
+        Noise level that each step starts from.
+
+    Returns
+    -------
+    Tensor of shape (n, S, d_a)
+        Standardized actions.
+    """
+    consistency = network.conditioned(rows)
+    start, *fresh = noise.unbind(dim=2)
+    first, *later = levels
+    n = start.shape[0]
+    actions = consistency(network.start_scale * start, start.new_full((n, 1), first))
+    for sigma, normal in zip(later, fresh, strict=True):
+        noisy = actions + (sigma**2 - network.noise_min**2) ** 0.5 * normal
+        actions = consistency(noisy, start.new_full((n, 1), sigma))
+    return actions
 
 
 class ConsistencyDistiller(BaseGeneratorDistiller):
@@ -131,56 +160,59 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
 
     Parameters
     ----------
-    teacher : DiffusionPolicy, Pipeline, FrozenEstimator, ScoreTeacher or None, default=None
+    teacher : DiffusionPolicy, Pipeline, FrozenEstimator, Teacher or None, default=None
         Teacher to use when `fit` is given none. A policy, or a pipeline that ends in one, is
-        cloned and fitted on the data of `fit`, fitted or not; wrapped in ``FrozenEstimator`` it is
-        used as it is. ``None`` stands for ``DiffusionPolicy()`` of this ``window_size``
-        and ``goal_dim``.
+        cloned and fitted on the data of `fit`; wrapped in ``FrozenEstimator`` it is used as it is,
+        and so is a `ScoreTeacher`. ``None`` stands for ``DiffusionPolicy()`` of this
+        ``window_size`` and ``goal_dim``.
     n_levels : int, default=18
         Noise levels of a path, ``N``, spaced from the teacher's ``noise_min`` to its
         ``noise_max`` as in EDM.
     distance : {"l2", "pseudo_huber"}, default="l2"
         Between two answers: the squared norm, or one that grows like the norm beyond 0.03.
     target_decay : float, default=0.95
-        Factor of the moving average of the weights that gives the answer to agree with; 0 for the
-        student itself.
+        Factor of the exponential moving average (EMA) of the weights that gives the target; 0 for
+        the student itself.
     n_steps : int, default=1
         Steps in which an action is drawn. Between two of them noise is added again.
     window_size : int, default=1
         States in a row, ``T``; that of the teacher.
     goal_dim : int, default=0
         Columns ``g`` of the goal at the end of a row, as the teacher has them; 0 for none.
-    encoder : {"auto", "teacher", "mlp", "transformer"}, default="auto"
+    encoder : {"auto", "teacher", "mlp", "transformer"} or Encoder, default="auto"
         Where the student starts: from a copy of the teacher's network, of the teacher's size, or
-        from a fresh one with an encoder of that kind. ``"auto"`` is the copy where the teacher
-        has a network over the same states, else ``"mlp"``.
-    hidden_size, n_layers, n_heads : int, default=128, 2, 4
-        Width, layers of encoder and head, attention heads (transformer only) of a fresh network.
+        from a fresh one with an encoder of that kind, see `skvdd.encoders`. ``"auto"`` is the copy
+        where the teacher has a network over the same states, else ``"mlp"``.
+    hidden_size, n_layers : int, default=128, 2
+        Width and layers of the head of a fresh network, and of an encoder given by name.
     max_iter, batch_size : int, default=3000, 256
         Iterations, and rows in a minibatch, each of them at four noise levels.
     learning_rate, weight_decay : float, default=5e-4, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
     ema_decay : float, default=0.998
-        Factor of the moving average of the weights that predicts; 0 for none.
+        Factor of the EMA of the weights that predicts; 0 for none.
     state_noise : float, default=0.035
-        Standard deviation of Gaussian noise on the standardised states in training.
+        Standard deviation of Gaussian noise on the standardized states in training.
     device : str or torch.device, default="auto"
         Where to compute; ``"auto"`` takes a GPU if there is one.
     random_state : int, RandomState or None, default=None
         Source of initial weights, minibatches and training noise.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights and units of the last one.
+        Whether `fit` continues from the weights and normalization of the last one, with the teacher
+        that it trained.
 
     Attributes
     ----------
     teacher_ : DiffusionPolicy or Pipeline
         The teacher, only if it was fitted here.
     network_ : GeneratorNetwork
-        The trained network, in standardised units.
-    state_scaler_, action_scaler_ : StandardScaler
-        Units of states and actions: the teacher's, where it has them.
-    n_actions_ : int
-        Action dimension ``d_a``.
+        The trained network, with its normalization, which is the teacher's where it has one.
+    n_steps_ : int
+        Steps in which an action is drawn.
+    action_shape_ : tuple of int
+        Shape of an action as `fit` was given it: ``(d_a,)``, ``()`` or ``(H, d_a)``.
+    horizon_ : int
+        Actions in a chunk, ``H``; 1 for single actions.
     n_iter_ : int
         Iterations done.
     history_ : list of dict
@@ -215,10 +247,11 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
     """
 
     _loss_name: ClassVar[str] = "consistency"
+    _generate = staticmethod(generate)
 
     def __init__(
         self,
-        teacher: BaseEstimator | ScoreTeacher | None = None,
+        teacher: BaseEstimator | Teacher | None = None,
         *,
         n_levels: int = 18,
         distance: str = "l2",
@@ -226,10 +259,9 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
         n_steps: int = 1,
         window_size: int = 1,
         goal_dim: int = 0,
-        encoder: str = "auto",
+        encoder: str | Encoder = "auto",
         hidden_size: int = 128,
         n_layers: int = 2,
-        n_heads: int = 4,
         max_iter: int = 3000,
         batch_size: int = 256,
         learning_rate: float = 5e-4,
@@ -250,7 +282,6 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
         self.encoder = encoder
         self.hidden_size = hidden_size
         self.n_layers = n_layers
-        self.n_heads = n_heads
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -287,19 +318,5 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
         )
         return Loss(loss.total)
 
-    def _generate(
-        self, network: GeneratorNetwork, levels: list[float], states: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Sample in one step, or in several with fresh noise before each (algorithm 1)."""
-        consistency = network.conditioned(states)
-        start, *fresh = noise.unbind(dim=2)
-        first, *later = levels
-        n = start.shape[0]
-        actions = consistency(network.start_scale * start, start.new_full((n, 1), first))
-        for sigma, normal in zip(later, fresh, strict=True):
-            noisy = actions + (sigma**2 - network.noise_min**2) ** 0.5 * normal
-            actions = consistency(noisy, start.new_full((n, 1), sigma))
-        return actions
-
-    def _changes(self, noise_min: float) -> dict[str, Any]:
+    def _overrides(self, noise_min: float) -> dict[str, Any]:
         return {"boundary": noise_min}

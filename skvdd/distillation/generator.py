@@ -1,95 +1,62 @@
 """What distilled generators share: policies that map noise to an action in one step or a few.
 
-Axes: rows ``n``, noise levels (or samples) of each row ``S``, actions ``d_a``. Denoisers and
-students are functions of noisy actions (n, S, d_a) and noise levels (n, S).
+Axes: rows ``n``, noise levels (or samples) of each row ``S``, actions ``d_a``.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from skvdd._sklearn import Interval, StrOptions, fit_context, with_callbacks
-from skvdd.base import (
-    BasePolicy,
-    RandomStates,
-    check_n_samples,
-    continuation,
-    draw_seed,
-    resolve_device,
-    row_noise,
-    seeded_network,
-)
-from skvdd.control.controller import Layout
-from skvdd.control.graphs import SamplerGraph
+from skvdd._sklearn import Interval, StrOptions
+from skvdd.base import BasePolicy
+from skvdd.control.deployment import Deployment, SamplerGraph
+from skvdd.diffusion.base import PREDICT_DRAWS
 from skvdd.diffusion.denoiser import ContextDenoiser
-from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import NOISE_DRAWS
-from skvdd.diffusion.teacher import StandardisedScore
-from skvdd.distillation.base import TeacherMixin, TeacherView, needs_no_host
+from skvdd.diffusion.samplers import medoid
+from skvdd.distillation.base import TeacherContexts, TeacherMixin, another_teacher
+from skvdd.distillation.paths import RHO, Denoise, GeneratorNetwork, jump_levels
 from skvdd.metrics import energy_score
-from skvdd.streaming import Contexts, Rows
-from skvdd.training import Loss, Update, add_noise, batch_generator, draw
+from skvdd.randomness import RandomStates, row_noise
+from skvdd.training.fit import Fit, Stage
+from skvdd.training.loop import Loss, Update
+from skvdd.training.minibatches import draw
+from skvdd.validation import check_n_samples, check_n_steps
 
-RHO = 7.0  # spacing of the noise levels, that of EDM
-HUBER = 0.03  # where the pseudo-Huber distance turns from a square to a norm, standardised actions
 SCORE_SAMPLES = 64  # actions per row that `score` draws
-
-Denoise = Callable[[Tensor, Tensor], Tensor]
-Objective = Callable[..., Loss]
-
-
-class GeneratorNetwork(nn.Module):
-    """A denoiser turned generator, with the noise levels between which it works.
-
-    Parameters
-    ----------
-    denoiser : dict
-        Arguments of a `ContextDenoiser`, or of a `GPTDenoiser` where there is no encoder.
-    noise_min, noise_max : float
-        The teacher's noise levels.
-    start_scale : float
-        Standard deviation of the noise that samples start from, at ``noise_max``.
-    """
-
-    def __init__(
-        self, denoiser: dict[str, Any], noise_min: float, noise_max: float, start_scale: float
-    ) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = {
-            "denoiser": denoiser,
-            "noise_min": noise_min,
-            "noise_max": noise_max,
-            "start_scale": start_scale,
-        }
-        self.noise_min, self.noise_max, self.start_scale = noise_min, noise_max, start_scale
-        kind = ContextDenoiser if "encoder" in denoiser else GPTDenoiser
-        self.denoiser = kind(**denoiser)
-
-    def conditioned(self, states: Tensor) -> Callable[..., Tensor]:
-        """Encode states (n, T * d + g) and return the denoiser's `denoise` in them."""
-        return partial(self.denoiser.denoise, self.denoiser.context(states))
 
 
 class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
-    """Base class of students that turn noise into actions, with no density.
+    """Base class of students that turn noise into actions, without a density.
 
-    A subclass gives the objective, how its denoiser differs from the teacher's, and how it is
-    sampled.
+    A subclass gives the objective (`_loss`), how its denoiser differs from the teacher's
+    (`_overrides`), and a function that generates actions: ``_generate(network, rows, noise, *,
+    levels)`` maps standardized rows (n, F) and standard normal noise (n, S, steps, d_a) to
+    standardized actions (n, S, d_a); each step starts from one of the levels.
     """
 
     network_: GeneratorNetwork
+    n_steps_: int
+    max_iter: int
+    n_levels: int
+    target_decay: float
+    n_steps: int
+
+    _network_classes = (GeneratorNetwork,)
+    _learned_beside: ClassVar[tuple[str, ...]] = ("n_steps_",)
+    _generate: ClassVar[Callable[..., Tensor]]
+    _loss_name: ClassVar[str]  # column of the objective in the history
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BasePolicy._parameter_constraints,
         **TeacherMixin._teacher_constraints,
@@ -98,82 +65,6 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
         "target_decay": [Interval(Real, 0, 1, closed="left")],
         "n_steps": [Interval(Integral, 1, None, closed="left")],
     }
-
-    n_levels: int
-    distance: str
-    target_decay: float
-    n_steps: int
-
-    @with_callbacks
-    @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: ArrayLike | None = None, *, teacher: Any = None) -> Self:
-        """Distil a teacher in the states of ``X``.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows, oldest state first.
-        y : array-like of shape (n, d_a) or (n,), or None, default=None
-            Demonstrated actions, to which noise is added. Without them one action is drawn from
-            the teacher for each row, which must then be given.
-        teacher : DiffusionPolicy, Pipeline, FrozenEstimator or ScoreTeacher, default=None
-            A fitted teacher, used in place of the constructor's. Of a pipeline, the earlier steps
-            are applied to the states.
-
-        Returns
-        -------
-        self
-            The fitted student.
-
-        Raises
-        ------
-        ValueError
-            If an argument, the data or the teacher break a rule; before any training.
-        NotFittedError
-            If the teacher given here is not fitted.
-        FloatingPointError
-            If a loss ceases to be finite.
-        """
-        return self._fit(X, y, teacher, partial=False)
-
-    @with_callbacks
-    @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: ArrayLike, y: ArrayLike | None = None, *, teacher: Any = None) -> Self:
-        """Distil in more states: the first call is a `fit`, later ones go on from its weights.
-
-        Each call takes ``max_iter`` iterations, with a learning rate that rises and falls anew, on
-        the rows of this call alone: give old and new rows together if the old ones are not to be
-        forgotten. ``history_`` and ``n_iter_`` count on; with an integer ``random_state`` each
-        call has random numbers of its own.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows, oldest state first, with the columns of the first call.
-        y : array-like of shape (n, d_a) or (n,), or None, default=None
-            Demonstrated actions, as in `fit`.
-        teacher : DiffusionPolicy, Pipeline, FrozenEstimator or ScoreTeacher, default=None
-            A fitted teacher with the units and noise levels of the first call's. ``None`` is the
-            ``teacher_`` that the first call fitted, as it is, or what the constructor was given
-            to be used as it is. Where the teacher is to learn as well, call its ``partial_fit``,
-            which keeps its units, and give it here.
-
-        Returns
-        -------
-        self
-            The fitted student.
-
-        Raises
-        ------
-        ValueError
-            If an argument, the data or the teacher break a rule; before any training.
-        NotFittedError
-            If the teacher given here is not fitted.
-        FloatingPointError
-            If a loss ceases to be finite.
-        """
-        with self._counting_on():
-            return self._fit(X, y, teacher, partial=True)
 
     def sample(
         self,
@@ -188,80 +79,82 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
         n_samples : int or None, default=None
-            Actions for each window; ``None`` draws one and leaves the axis out.
+            Actions for each row; ``None`` draws one and leaves the axis out.
         random_state : int, RandomState, sequence of n RandomState, or None
             Source of the noise, drawn row by row, all steps at once: an action depends neither on
-            its neighbours in the batch nor on the device.
+            its neighbors in the batch nor on the device.
         n_steps : int or None, default=None
             In place of the parameter of the same name.
 
         Returns
         -------
         ndarray of shape (n, d_a) or (n, n_samples, d_a)
-            Actions in raw units; without the last axis if `fit` was given actions of shape (n,).
+            Actions in raw units, each in the shape that `fit` was given.
         """
-        states = self._check_states(X)
+        rows = self._check_rows(X)
         check_n_samples(n_samples)
-        n_steps = self.n_steps if n_steps is None else n_steps
-        if not isinstance(n_steps, Integral) or n_steps < 1:
-            raise ValueError(f"n_steps must be an integer of at least 1, got {n_steps!r}.")
-        shape = (n_samples or 1, int(n_steps), self.n_actions_)
-        noise = torch.from_numpy(row_noise(random_state, len(states), shape)).float()
-        actions = self._sample(states, noise)
+        n_steps = self.n_steps_ if n_steps is None else check_n_steps(n_steps)
+        shape = (n_samples or 1, n_steps, self.network_.n_actions)
+        noise = torch.from_numpy(row_noise(random_state, len(rows), shape)).float()
+        actions = self._sample(rows, noise)
         return self._raw_actions(actions[:, 0] if n_samples is None else actions)
 
     def predict(self, X: ArrayLike) -> NDArray:
-        """Return one action for each window, without randomness: from the centre of the noise.
+        """Return one action for each row, without randomness: a typical sample.
+
+        Eight actions are drawn from the same fixed noise for every row, and the medoid is
+        returned, the one with the least distance to the others.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
 
         Returns
         -------
-        ndarray of shape (n, d_a), or (n,)
+        ndarray of shape (n, d_a), or as `fit` was given actions
             Actions in raw units.
         """
-        states = self._check_states(X)
-        centre = torch.zeros(len(states), 1, self.n_steps, self.n_actions_)
-        return self._raw_actions(self._sample(states, centre)[:, 0])
+        rows = self._check_rows(X)
+        shape = (PREDICT_DRAWS, self.n_steps_, self.network_.n_actions)
+        noise = torch.from_numpy(row_noise(0, 1, shape)).float()
+        return self._raw_actions(medoid(self._sample(rows, noise.expand(len(rows), *shape))))
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Return minus the mean energy score of demonstrated actions; higher is better.
 
-        This policy has no density: the number is not comparable with the ``score`` of those that
+        This policy has no density: the number cannot be compared with the ``score`` of those that
         have one, which is a log-likelihood. See `skvdd.metrics.energy_score`; 64 actions are drawn
         in each row, from the same noise at every call.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
-        y : array-like of shape (n, d_a) or (n,)
+            Observations.
+        y : array-like of shape (n, d_a), (n,) or (n, H, d_a)
             Actions taken in them.
 
         Returns
         -------
         float
-            In raw action units.
+            In standardized actions, so that no unit outweighs the others.
         """
-        _, actions = self._check_query(X, y)
-        samples = self.sample(X, SCORE_SAMPLES, random_state=0)
-        samples = samples.reshape(len(actions), SCORE_SAMPLES, self.n_actions_)
-        return -float(np.mean(energy_score(samples, actions)))
+        rows, actions = self._check_query(X, y)
+        shape = (SCORE_SAMPLES, self.n_steps_, self.network_.n_actions)
+        noise = torch.from_numpy(row_noise(0, len(rows), shape)).float()
+        samples = self._sample(rows, noise).double().numpy()
+        observed = self._standard_actions(actions).double().numpy()
+        return -float(np.mean(energy_score(samples, observed)))
 
     # -- what a subclass gives -------------------------------------------------------------------
-
-    _loss_name: ClassVar[str]  # column of what is minimised in the history
 
     @abstractmethod
     def _loss(
         self,
-        student: Callable[..., Tensor],
-        target: Callable[..., Tensor],
+        student: Denoise,
+        target: Denoise,
         teacher: Denoise,
         actions: Tensor,
         noise: Tensor,
@@ -271,271 +164,146 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
         """Return the loss at clean actions and noise (n, S, d_a), on levels ascending from zero."""
 
     @abstractmethod
-    def _generate(
-        self, network: GeneratorNetwork, levels: list[float], states: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Turn standard normal noise (n, S, steps, d_a) into standardised actions (n, S, d_a).
-
-        Each step starts from one of the levels.
-        """
-
-    @abstractmethod
-    def _changes(self, noise_min: float) -> dict[str, Any]:
-        """Return what the configuration of the denoiser has beside that of a teacher's."""
+    def _overrides(self, noise_min: float) -> dict[str, Any]:
+        """Return the arguments of the denoiser that differ from a teacher's."""
 
     # -- private steps ---------------------------------------------------------------------------
 
-    def _fit(self, X: ArrayLike, y: ArrayLike | None, teacher: Any, *, partial: bool) -> Self:
-        states, actions, teacher = self._check_fit(X, y, teacher, partial)
-        digest = self._teacher_digest(teacher)
-        rng = self._begin_fit(2, states, actions, partial=partial, teacher=digest)
-        view = self._view_teacher(self._find_teacher(teacher, X, y, rng), X, states)
-        self._check_actions(view, actions)
-        self._check_encoder(view)
-        if self._goes_on(partial):
-            self._check_same_teacher(view, partial)
-        else:
-            self.state_scaler_, self.action_scaler_ = view.state_scaler, view.action_scaler
-            self.network_ = self._build(view, draw_seed(rng))
-        action_rows = self._action_rows(view, actions, draw_seed(rng))
-        self._distil(view, self._state_rows(view, states), action_rows, draw_seed(rng))
-        return self._end_fit()
+    def _check_same_teacher(self, fit: Fit, partial: bool) -> None:
+        super()._check_same_teacher(fit, partial)
+        its = levels_of(fit.teacher)
+        if its != {name: self.network_.config[name] for name in its}:
+            raise ValueError(another_teacher("other noise levels", partial))
 
-    def _make_network(self, config: dict[str, Any]) -> GeneratorNetwork:
-        return GeneratorNetwork(**config)
-
-    def _check_encoder(self, view: TeacherView) -> None:
-        if self.encoder == "teacher" and not has_network(view):
+    def _complete(self, fit: Fit) -> Any:
+        if self.encoder == "teacher" and fit.teacher.network is None:
             raise ValueError(
                 "encoder='teacher' needs a teacher with a network over the same states: not a "
                 "ScoreTeacher, and not behind a Pipeline. Use encoder='mlp'."
             )
+        return super()._complete(fit)
 
-    def _check_same_teacher(self, view: TeacherView, partial: bool) -> None:
-        """Raise a ValueError if going on would mix the units or noise of two teachers."""
-        config = self.network_.config
-        noise = {name: getattr(view, name) for name in ("noise_min", "noise_max", "start_scale")}
-        if not self._has_units_of(view) or noise != {name: config[name] for name in noise}:
-            goes_on, way_out = continuation(partial)
-            raise ValueError(
-                f"{goes_on} with the teacher of the last fit, but this teacher has other units or "
-                f"noise levels. {way_out}"
-            )
-
-    def _build(self, view: TeacherView, seed: int) -> GeneratorNetwork:
+    def _build(self, fit: Fit) -> GeneratorNetwork:
         """Return a copy of the teacher's network, or a fresh one where it is not to be copied."""
-        copied = self.encoder in {"auto", "teacher"} and has_network(view)
-        config = view.model.config if copied else self._fresh_denoiser()
-        config = config | self._changes(view.noise_min)
+        teacher = fit.teacher
+        copied = teacher.network if self.encoder in ("auto", "teacher") else None
+        if copied is None:
+            config = ContextDenoiser(
+                fit.data.layout,
+                fit.data.n_actions,
+                self._make_encoder(),
+                self.hidden_size,
+                self.n_layers,
+            ).config
+        else:
+            config = copied.config
+        config = config | self._overrides(teacher.noise_min)
         if config.get("joint"):
-            config["joint"] = False  # a student is asked for single actions, in training too
-        network = seeded_network(
-            lambda: GeneratorNetwork(config, view.noise_min, view.noise_max, view.start_scale),
-            seed,
-        )
-        if copied:
+            config["joint"] = False  # a student gives single actions, in training too
+        return GeneratorNetwork(config, **levels_of(teacher))
+
+    def _initialize(self, fit: Fit) -> None:
+        network: Any = fit.network
+        copied = fit.teacher.network
+        if copied is not None and self.encoder in ("auto", "teacher"):
             own = network.denoiser.state_dict()
-            network.denoiser.load_state_dict({**own, **view.model.state_dict()})
-        return network
+            network.denoiser.load_state_dict({**own, **copied.state_dict()})
+        super()._initialize(fit)
 
-    def _fresh_denoiser(self) -> dict[str, Any]:
-        return {
-            "encoder": self._encoder_config(),
-            "n_actions": self.n_actions_,
-            "hidden_size": self.hidden_size,
-            "n_layers": self.n_layers,
-            "sigma_data": 1.0,
-        }
-
-    def _distil(self, view: TeacherView, states: Rows, actions: Rows, seed: int) -> None:
-        device = resolve_device(self.device)
-        network = self._network()
-        generator = batch_generator(device, seed)
-        levels = karras(self.n_levels, view.noise_min, view.noise_max, RHO).flip(0)
-        step = GeneratorStep(
-            network=network,
-            target=copy.deepcopy(network).requires_grad_(False),
-            target_decay=self.target_decay,
-            teacher=view.model,
-            objective=self._loss,
-            states=states,
-            actions=actions,
-            contexts=self._contexts(view),
-            levels=levels.float().to(device),
-            state_noise=self.state_noise,
-            generator=generator,
-        )
+    def _stages(self, fit: Fit) -> Iterator[Stage]:
+        step = GeneratorStep(fit, self._loss, self.n_levels, self.target_decay)
         update = Update(
             self._loss_name,
             step,
-            list(network.parameters()),
-            self.learning_rate,
+            list(fit.network.parameters()),
             memory=dict(step.target.named_parameters()),
-            replayable=needs_no_host(step),
+            replayable=step.contexts.is_resident,
         )
-        self._train(
-            network,
-            [update],
-            len(states),
-            stage="distillation",
-            max_iter=self.max_iter,
-            generator=generator,
+        yield Stage("distillation", [update], self.max_iter)
+
+    def _attributes(self, fit: Fit) -> dict[str, Any]:
+        return {**super()._attributes(fit), "n_steps_": int(self.n_steps)}
+
+    def _sample(self, rows: NDArray, noise: Tensor) -> Tensor:
+        """Turn noise (n, S, steps, d_a) into standardized actions (n, S, d_a)."""
+        schedule = self._schedule(noise.shape[2])
+        generate = partial(type(self)._generate, self._network(), **schedule)
+        return self._evaluate(generate, self._standard_rows(rows), noise)
+
+    def _schedule(self, n_steps: int) -> dict[str, Any]:
+        """Return the arguments of `_generate` that do not change from row to row."""
+        return {"levels": jump_levels(self.network_, n_steps)}
+
+    def _deployment(self) -> Deployment:
+        return Deployment.of(
+            self,
+            SamplerGraph,
+            noise_shape=(self.n_steps_, self.network_.n_actions),
+            draw=type(self)._generate,
+            **self._schedule(self.n_steps_),
         )
 
-    def _sample(self, states: NDArray, noise: Tensor) -> Tensor:
-        """Turn noise (n, S, steps, d_a) into standardised actions (n, S, d_a)."""
-        generate = self._generating(self._network(), noise.shape[2])
-        return self._evaluate(
-            generate, self._standardise_states(states), noise, width=len(noise[0])
-        )
 
-    def _generating(self, network: GeneratorNetwork, n_steps: int) -> Callable[..., Tensor]:
-        """Return what maps states and noise to actions, all standardised."""
-        return partial(self._generate, network, jump_levels(network, n_steps))
-
-    def _deployed(self) -> tuple[SamplerGraph, Layout]:
-        network, rows, actions = self._deployed_parts()
-        draw = self._generating(network, self.n_steps)
-        layout = self._layout((self.n_steps, self.n_actions_))
-        return SamplerGraph(network, rows, actions, draw), layout
-
-
-@dataclass(frozen=True)
 class GeneratorStep:
     """The loss of an iteration.
 
     Parameters
     ----------
-    network : GeneratorNetwork
-        The student.
-    target : GeneratorNetwork
-        Moving average of the student, frozen.
-    target_decay : float
-        Factor of that average.
-    teacher : object
-        Answers ``context(states)`` and ``denoise(context, actions, sigma)``.
+    fit : Fit
+        With a `GeneratorNetwork`, rows, actions and a teacher.
     objective : callable
         `BaseGeneratorDistiller._loss`.
-    states : Tensor of shape (n, T * d + g) or StreamedRows
-        Standardised rows: state windows and goals.
-    actions : Tensor of shape (n, d_a) or StreamedRows
-        A clean action in each state; standardised.
-    contexts : Tensor of shape (n, h), StreamedContexts or None
-        The teacher's contexts, where those of a row are always the same.
+    n_levels : int
+        Noise levels of a path.
+    target_decay : float
+        Factor of the EMA of the student's weights that gives the target.
+
+    Attributes
+    ----------
+    target : GeneratorNetwork
+        EMA of the student, frozen.
     levels : Tensor of shape (n_levels + 1,)
         Noise levels, ascending from zero.
-    state_noise : float
-        Standard deviation of the noise on the states.
-    generator : torch.Generator
-        Source of all noise.
     """
 
-    network: GeneratorNetwork
-    target: GeneratorNetwork
-    target_decay: float
-    teacher: Any
-    objective: Objective
-    states: Rows
-    actions: Rows
-    contexts: Contexts | None
-    levels: Tensor
-    state_noise: float
-    generator: torch.Generator
+    def __init__(self, fit: Fit, objective: Any, n_levels: int, target_decay: float) -> None:
+        self.fit, self.objective, self.target_decay = fit, objective, target_decay
+        self.network: Any = fit.network
+        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.contexts = TeacherContexts(fit)
+        levels = karras(n_levels, fit.teacher.noise_min, fit.teacher.noise_max, RHO).flip(0)
+        self.levels = levels.float().to(fit.device)
 
-    def __call__(self, rows: Tensor, progress: float | Tensor) -> Loss:
+    def __call__(self, index: Tensor, progress: float | Tensor) -> Loss:
         """Return the loss on some rows, each at several noise levels."""
-        self._follow()
-        states = add_noise(self.states.index_select(0, rows), self.state_noise, self.generator)
+        self._update_target()
+        rows = self.fit.noised_rows(index)
         with torch.no_grad():
-            target = self.target.conditioned(states)
-            if self.contexts is None:
-                context = self.teacher.context(states)
-            else:
-                context = self.contexts.index_select(0, rows)
-        actions = self.actions.index_select(0, rows)[:, None].expand(-1, NOISE_DRAWS, -1)
-        noise = draw(torch.randn, actions.shape, self.generator)
+            target = self.target.conditioned(rows)
+            context = self.contexts.of(index, rows)
+        clean = self.fit.actions.index_select(0, index)[:, None].expand(-1, NOISE_DRAWS, -1)
+        noise = draw(torch.randn, clean.shape, self.fit.generator)
         return self.objective(
-            self.network.conditioned(states),
+            self.network.conditioned(rows),
             target,
-            level_by_level(self.teacher, context),
-            actions,
+            partial(self.fit.teacher.denoise, context),
+            clean,
             noise,
             self.levels,
-            self.generator,
+            self.fit.generator,
         )
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_target(self) -> None:
         """Move the target towards what the last iteration made of the student."""
         target, own = ([*network.parameters()] for network in (self.target, self.network))
         torch._foreach_lerp_(target, own, 1.0 - self.target_decay)  # type: ignore[arg-type]
 
 
-def has_network(view: TeacherView) -> bool:
-    """Say whether a student can start from a copy of the teacher's network."""
-    return view.own_states and not isinstance(view.model, StandardisedScore)
-
-
-def level_by_level(teacher: Any, context: Tensor) -> Denoise:
-    """Return a teacher's ``denoise(actions, sigma)`` with a noise level for each action (n, S)."""
-    if not isinstance(teacher, StandardisedScore):
-        return partial(teacher.denoise, context)
-
-    def denoise(actions: Tensor, sigma: Tensor) -> Tensor:
-        # A score function has been promised a single level for all the actions of a state.
-        rows = context.repeat_interleave(actions.shape[1], dim=0)
-        clean = teacher.denoise(rows, actions.flatten(0, 1)[:, None], sigma.reshape(-1, 1))
-        return clean.view(actions.shape)
-
-    return denoise
-
-
-# ---------------------------------------------------------------------------------------
-# Parts of the objectives
-# ---------------------------------------------------------------------------------------
-
-
-def heun_step(denoise: Denoise, actions: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    r"""Follow the probability-flow ODE :math:`da/d\sigma = (a - D) / \sigma` for one step.
-
-    Heun's method from each action's level to the next; a step to zero is Euler's, and one from
-    zero stays there.
-
-    Parameters
-    ----------
-    denoise : callable
-        ``D(actions, sigma)``.
-    actions : Tensor of shape (n, S, d_a)
-        Noisy actions.
-    sigma, sigma_next : Tensor of shape (n, S)
-        Where each begins and ends.
-
-    Returns
-    -------
-    Tensor of shape (n, S, d_a)
-    """
-    step = (sigma_next - sigma)[..., None]
-    # No slope is asked at level zero, where it is 0 / 0: any other will do in its place.
-    sigma = torch.where(sigma > 0, sigma, 1.0)
-    inside = torch.where(sigma_next > 0, sigma_next, 1.0)
-    slope = (actions - denoise(actions, sigma)) / sigma[..., None]
-    euler = actions + step * slope
-    slope_next = (euler - denoise(euler, inside)) / inside[..., None]
-    heun = actions + 0.5 * step * (slope + slope_next)
-    return torch.where((sigma_next > 0)[..., None], heun, euler)
-
-
-def measure(estimate: Tensor, target: Tensor, distance: str) -> Tensor:
-    """Return the distance ``d(estimate, target)`` of actions (n, S, d_a), shape (n, S).
-
-    ``"l2"`` is the squared norm of the difference, ``"pseudo_huber"`` is
-    ``sqrt(|difference|^2 + c^2) - c`` with ``c = 0.03`` (Song and Dhariwal, 2024, for images).
-    """
-    squared = (estimate - target).square().sum(dim=-1)
-    return squared if distance == "l2" else (squared + HUBER**2).sqrt() - HUBER
-
-
-def jump_levels(network: GeneratorNetwork, n_steps: int) -> list[float]:
-    """Return the levels from which the steps of a sampler start: ``noise_max`` and below."""
-    # One more than there are steps, and the last left out: from noise_min nothing is left to do.
-    return karras(n_steps + 1, network.noise_min, network.noise_max, RHO)[:n_steps].tolist()
+def levels_of(teacher: Any) -> dict[str, float]:
+    """Return the noise levels between which a teacher's samples are drawn."""
+    return {
+        "noise_min": float(teacher.noise_min),
+        "noise_max": float(teacher.noise_max),
+        "start_scale": float(getattr(teacher, "start_scale", teacher.noise_max)),
+    }

@@ -18,15 +18,13 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from skvdd._sklearn import Interval
-from skvdd.diffusion.teacher import ScoreTeacher
-from skvdd.distillation.generator import (
-    BaseGeneratorDistiller,
-    Denoise,
-    GeneratorNetwork,
-    heun_step,
-    measure,
-)
-from skvdd.training import Loss, draw
+from skvdd.diffusion.teacher import Teacher
+from skvdd.distillation.generator import BaseGeneratorDistiller
+from skvdd.distillation.paths import Denoise, GeneratorNetwork, heun_step, measure
+from skvdd.encoders import Encoder
+from skvdd.training.fit import Fit
+from skvdd.training.loop import Loss
+from skvdd.training.minibatches import draw
 
 Guess = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -43,15 +41,6 @@ class TrajectoryLoss:
         Distance between the student's jump and the teacher's walk, both taken on to level zero.
     denoising : Tensor of shape (n, S)
         Squared error of ``g(a_t, t, t)`` as an estimate of the clean action.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skvdd.distillation.trajectory import TrajectoryLoss
-    >>> consistency, denoising = torch.tensor([[0.25]]), torch.tensor([[1.0]])
-    >>> total = consistency.mean() + 0.1 * denoising.mean()
-    >>> TrajectoryLoss(total, consistency, denoising).total
-    tensor(0.3500)
     """
 
     total: Tensor
@@ -80,7 +69,7 @@ def jump(guess: Guess, actions: Tensor, t: Tensor, s: Tensor) -> Tensor:
 
     Examples
     --------
-    A guess that the clean action is zero leaves the share ``s / t`` of the noisy one:
+    A guess that the clean action is zero leaves the fraction ``s / t`` of the noisy one:
 
     >>> import torch
     >>> from skvdd.distillation.trajectory import jump
@@ -88,10 +77,10 @@ def jump(guess: Guess, actions: Tensor, t: Tensor, s: Tensor) -> Tensor:
     >>> jump(lambda actions, t, s: torch.zeros_like(actions), start, t, s)
     tensor([[[0.2500, 0.2500]]])
     """
-    # The network is not asked at level zero, whose logarithm it takes: any other will do there.
+    # The network takes the logarithm of the level: at zero another one stands in, unused.
     level = torch.where(t > 0, t, 1.0)
-    share = torch.where(t > 0, s / level, 1.0)[..., None]
-    return torch.lerp(guess(actions, level, s), actions, share)
+    fraction = torch.where(t > 0, s / level, 1.0)[..., None]
+    return torch.lerp(guess(actions, level, s), actions, fraction)
 
 
 def trajectory_loss(
@@ -194,6 +183,25 @@ def draw_jumps(uniform: Tensor, levels: Tensor, solver_steps: int) -> tuple[Tens
     return torch.stack(path), levels[s]
 
 
+def generate(
+    network: GeneratorNetwork, rows: Tensor, noise: Tensor, *, levels: list[float], gamma: float
+) -> Tensor:
+    """Jump from noise to an action, with fresh noise on the way for ``gamma > 0``.
+
+    Parameters are those of `skvdd.distillation.consistency.generate`, and ``gamma``, the fraction
+    of noise that is drawn anew between two jumps.
+    """
+    guess = network.conditioned(rows)
+    start, *fresh = noise.unbind(dim=2)
+    first, *later = levels
+    actions, t = network.start_scale * start, start.new_full((start.shape[0], 1), first)
+    for sigma, normal in zip(later, fresh, strict=True):
+        below = torch.full_like(t, (1.0 - gamma**2) ** 0.5 * sigma)
+        actions = jump(guess, actions, t, below) + gamma * sigma * normal
+        t = torch.full_like(t, sigma)
+    return jump(guess, actions, t, torch.zeros_like(t))
+
+
 class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
     r"""Distil a teacher into jumps along its paths, from noise to an action in one or a few.
 
@@ -212,11 +220,11 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
 
     Parameters
     ----------
-    teacher : DiffusionPolicy, Pipeline, FrozenEstimator, ScoreTeacher or None, default=None
+    teacher : DiffusionPolicy, Pipeline, FrozenEstimator, Teacher or None, default=None
         Teacher to use when `fit` is given none. A policy, or a pipeline that ends in one, is
-        cloned and fitted on the data of `fit`, fitted or not; wrapped in ``FrozenEstimator`` it is
-        used as it is. ``None`` stands for ``DiffusionPolicy()`` of this ``window_size``
-        and ``goal_dim``.
+        cloned and fitted on the data of `fit`; wrapped in ``FrozenEstimator`` it is used as it is,
+        and so is a `ScoreTeacher`. ``None`` stands for ``DiffusionPolicy()`` of this
+        ``window_size`` and ``goal_dim``.
     n_levels : int, default=18
         Noise levels of a path, ``N``, spaced from the teacher's ``noise_min`` to its
         ``noise_max`` as in EDM; zero comes in addition.
@@ -228,48 +236,51 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
     dsm_weight : float, default=0.1
         Weight of denoising score matching, the squared error of :math:`g(a_t, t, t)`.
     target_decay : float, default=0.95
-        Factor of the moving average of the weights that gives the answer to agree with; 0 for the
-        student itself.
+        Factor of the exponential moving average (EMA) of the weights that gives the target; 0 for
+        the student itself.
     n_steps : int, default=1
         Jumps in which an action is drawn.
     gamma : float, default=0.0
-        Share of noise that is drawn anew between two jumps: 0 is deterministic, 1 jumps to level
+        Fraction of noise that is drawn anew between two jumps: 0 is deterministic, 1 jumps to level
         zero and back, as a consistency model does.
     window_size : int, default=1
         States in a row, ``T``; that of the teacher.
     goal_dim : int, default=0
         Columns ``g`` of the goal at the end of a row, as the teacher has them; 0 for none.
-    encoder : {"auto", "teacher", "mlp", "transformer"}, default="auto"
+    encoder : {"auto", "teacher", "mlp", "transformer"} or Encoder, default="auto"
         Where the student starts: from a copy of the teacher's network, of the teacher's size, or
-        from a fresh one with an encoder of that kind. ``"auto"`` is the copy where the teacher
-        has a network over the same states, else ``"mlp"``.
-    hidden_size, n_layers, n_heads : int, default=128, 2, 4
-        Width, layers of encoder and head, attention heads (transformer only) of a fresh network.
+        from a fresh one with an encoder of that kind, see `skvdd.encoders`. ``"auto"`` is the copy
+        where the teacher has a network over the same states, else ``"mlp"``.
+    hidden_size, n_layers : int, default=128, 2
+        Width and layers of the head of a fresh network, and of an encoder given by name.
     max_iter, batch_size : int, default=3000, 256
         Iterations, and rows in a minibatch, each of them at four noise levels.
     learning_rate, weight_decay : float, default=5e-4, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
     ema_decay : float, default=0.998
-        Factor of the moving average of the weights that predicts; 0 for none.
+        Factor of the EMA of the weights that predicts; 0 for none.
     state_noise : float, default=0.035
-        Standard deviation of Gaussian noise on the standardised states in training.
+        Standard deviation of Gaussian noise on the standardized states in training.
     device : str or torch.device, default="auto"
         Where to compute; ``"auto"`` takes a GPU if there is one.
     random_state : int, RandomState or None, default=None
         Source of initial weights, minibatches and training noise.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights and units of the last one.
+        Whether `fit` continues from the weights and normalization of the last one, with the teacher
+        that it trained.
 
     Attributes
     ----------
     teacher_ : DiffusionPolicy or Pipeline
         The teacher, only if it was fitted here.
     network_ : GeneratorNetwork
-        The trained network, in standardised units.
-    state_scaler_, action_scaler_ : StandardScaler
-        Units of states and actions: the teacher's, where it has them.
-    n_actions_ : int
-        Action dimension ``d_a``.
+        The trained network, with its normalization, which is the teacher's where it has one.
+    n_steps_, gamma_ : int, float
+        Jumps in which an action is drawn, and fraction of new noise between them.
+    action_shape_ : tuple of int
+        Shape of an action as `fit` was given it: ``(d_a,)``, ``()`` or ``(H, d_a)``.
+    horizon_ : int
+        Actions in a chunk, ``H``; 1 for single actions.
     n_iter_ : int
         Iterations done.
     history_ : list of dict
@@ -307,7 +318,11 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
     (3, 5, 1)
     """
 
+    gamma_: float
+
     _loss_name: ClassVar[str] = "trajectory"
+    _learned_beside: ClassVar[tuple[str, ...]] = (*BaseGeneratorDistiller._learned_beside, "gamma_")
+    _generate = staticmethod(generate)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseGeneratorDistiller._parameter_constraints,
         "solver_steps": [Interval(Integral, 1, None, closed="left")],
@@ -317,7 +332,7 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
 
     def __init__(
         self,
-        teacher: BaseEstimator | ScoreTeacher | None = None,
+        teacher: BaseEstimator | Teacher | None = None,
         *,
         n_levels: int = 18,
         solver_steps: int = 2,
@@ -328,10 +343,9 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
         gamma: float = 0.0,
         window_size: int = 1,
         goal_dim: int = 0,
-        encoder: str = "auto",
+        encoder: str | Encoder = "auto",
         hidden_size: int = 128,
         n_layers: int = 2,
-        n_heads: int = 4,
         max_iter: int = 3000,
         batch_size: int = 256,
         learning_rate: float = 5e-4,
@@ -355,7 +369,6 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
         self.encoder = encoder
         self.hidden_size = hidden_size
         self.n_layers = n_layers
-        self.n_heads = n_heads
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -394,19 +407,11 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
         terms = {"consistency": loss.consistency, "denoising": loss.denoising}
         return Loss(loss.total, {name: term.detach().mean() for name, term in terms.items()})
 
-    def _generate(
-        self, network: GeneratorNetwork, levels: list[float], states: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Jump from noise to an action, with fresh noise on the way for gamma > 0."""
-        guess = network.conditioned(states)
-        start, *fresh = noise.unbind(dim=2)
-        first, *later = levels
-        actions, t = network.start_scale * start, start.new_full((start.shape[0], 1), first)
-        for sigma, normal in zip(later, fresh, strict=True):
-            below = torch.full_like(t, (1.0 - self.gamma**2) ** 0.5 * sigma)
-            actions = jump(guess, actions, t, below) + self.gamma * sigma * normal
-            t = torch.full_like(t, sigma)
-        return jump(guess, actions, t, torch.zeros_like(t))
+    def _attributes(self, fit: Fit) -> dict[str, Any]:
+        return {**super()._attributes(fit), "gamma_": float(self.gamma)}
 
-    def _changes(self, noise_min: float) -> dict[str, Any]:
+    def _schedule(self, n_steps: int) -> dict[str, Any]:
+        return {**super()._schedule(n_steps), "gamma": self.gamma_}
+
+    def _overrides(self, noise_min: float) -> dict[str, Any]:
         return {"target_min": noise_min}

@@ -7,20 +7,12 @@ expert ``v``, actions ``d_a``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from skvdd.diffusion.noise import log_uniform
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
-from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.streaming import Contexts, Rows
-from skvdd.training import Loss, add_noise, draw
-
-# Actions that the teacher judges at once: what its layers hold for them stays in a CPU's cache.
-CACHED_ACTIONS = 1024
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,12 @@ class SmoothedLoss:
 
 
 def expert_loss(
-    mixture: GaussianMixture, samples: Tensor, scores: Tensor, *, weighting: str = "gating"
+    mixture: GaussianMixture,
+    samples: Tensor,
+    scores: Tensor,
+    *,
+    weighting: str = "gating",
+    weight: Tensor | None = None,
 ) -> ExpertLoss:
     r"""Return the published objective of the experts (eq. 16).
 
@@ -107,6 +104,8 @@ def expert_loss(
         The teacher's scores at the samples.
     weighting : {"gating", "uniform"}, default="gating"
         Weight of each expert: its detached gating probability, or ``1 / K``.
+    weight : Tensor of shape (n,), default=None
+        Weight of each state; ``None`` is one for all.
 
     Returns
     -------
@@ -115,7 +114,7 @@ def expert_loss(
 
     Examples
     --------
-    One standard normal expert, whose entropy is 1.419, and a teacher that is indifferent:
+    One standard normal expert, whose entropy is 1.419, and a teacher without preferences:
 
     >>> import torch
     >>> from skvdd.distillation.vdd import expert_loss
@@ -129,7 +128,7 @@ def expert_loss(
     log_responsibility = _own_log_responsibility(mixture.detach(), samples)  # eq. 15
     entropy = gm.entropy(mixture)
     objective = (score + log_responsibility).mean(dim=2) + entropy  # eq. 16
-    total = -(_expert_weight(mixture, weighting) * objective).mean()
+    total = -(_expert_weight(mixture, weighting, weight) * objective).mean()
     return ExpertLoss(total, score, log_responsibility, entropy)
 
 
@@ -140,6 +139,8 @@ def smoothed_expert_loss(
     sigma: Tensor,
     *,
     weighting: str = "gating",
+    weight: Tensor | None = None,
+    smoothed: GaussianMixture | None = None,
 ) -> SmoothedLoss:
     r"""Return a surrogate of :math:`E_\sigma\, \sigma\, KL(q_\sigma \| \pi_\sigma)`.
 
@@ -169,6 +170,10 @@ def smoothed_expert_loss(
         Noise level of each state.
     weighting : {"gating", "uniform"}, default="gating"
         Weight of each expert: its detached gating probability, or ``1 / K``.
+    weight : Tensor of shape (n,), default=None
+        Weight of each state; ``None`` is one for all.
+    smoothed : GaussianMixture, default=None
+        ``smooth(mixture, sigma)``, where it is at hand.
 
     Returns
     -------
@@ -188,12 +193,12 @@ def smoothed_expert_loss(
     >>> bool(loss.gap.abs().max() < 1e-6)
     True
     """
-    smoothed = gm.smooth(mixture.detach(), sigma)
+    smoothed = gm.smooth(mixture.detach(), sigma) if smoothed is None else smoothed.detach()
     own_score = gm.action_score(smoothed, samples.detach().flatten(1, 2)).view_as(samples)
     gap = (own_score - scores).detach()
     surrogate = (gap * samples).sum(dim=-1).mean(dim=2)
-    weight = sigma[:, None] * _expert_weight(mixture, weighting)
-    return SmoothedLoss((weight * surrogate).mean(), gap)
+    weights = sigma[:, None] * _expert_weight(mixture, weighting, weight)
+    return SmoothedLoss((weights * surrogate).mean(), gap)
 
 
 def likelihood_loss(mixture: GaussianMixture, actions: Tensor, weight: Tensor) -> Tensor:
@@ -204,8 +209,8 @@ def likelihood_loss(mixture: GaussianMixture, actions: Tensor, weight: Tensor) -
 
     Its gradient in the experts is that of the weighted negative log-likelihood, the divergence
     :math:`KL(\pi \| q)` up to a constant, over ``K``: the direction in which the gating learns
-    (eq. 14), for the experts. A divergence :math:`KL(q \| \pi)` alone may give a behaviour up at
-    no cost; this one cannot.
+    (eq. 14), for the experts. A divergence :math:`KL(q \| \pi)` alone may drop a mode at no
+    cost; this one cannot.
 
     Parameters
     ----------
@@ -235,7 +240,9 @@ def likelihood_loss(mixture: GaussianMixture, actions: Tensor, weight: Tensor) -
     return -(weight[:, None] * responsibility * component).mean()
 
 
-def gating_loss(log_gate: Tensor, log_responsibilities: Tensor) -> Tensor:
+def gating_loss(
+    log_gate: Tensor, log_responsibilities: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Return the cross-entropy of the gating against responsibilities (eq. 13).
 
     Parameters
@@ -244,6 +251,8 @@ def gating_loss(log_gate: Tensor, log_responsibilities: Tensor) -> Tensor:
         ``log xi_z(s)``.
     log_responsibilities : Tensor of shape (n, K)
         ``log q(z|a, s)`` at actions of the teacher (eq. 15); not differentiated.
+    weight : Tensor of shape (n,), default=None
+        Weight of each state; ``None`` is one for all.
 
     Returns
     -------
@@ -258,170 +267,8 @@ def gating_loss(log_gate: Tensor, log_responsibilities: Tensor) -> Tensor:
     >>> print(f"{gating_loss(even, even):.3f}")  # ln(2) / 2
     0.347
     """
-    return -(log_responsibilities.detach().exp() * log_gate).mean()
-
-
-def noise_levels(
-    choice: str,
-    uniform: Tensor,
-    progress: float | Tensor,
-    bounds: tuple[float, float],
-    teacher_bounds: tuple[float, float],
-) -> Tensor:
-    """Turn uniform numbers into noise levels ``t ~ p(t)`` (section 4.3).
-
-    Parameters
-    ----------
-    choice : {"min", "max", "uniform", "interval", "loguniform", "anneal"}
-        The density, as described in `skvdd.VDDDistiller`.
-    uniform : Tensor of shape (n,)
-        Numbers in [0, 1).
-    progress : float or Tensor of shape ()
-        Share of training that is done.
-    bounds, teacher_bounds : tuple of float
-        Interval of the student, and range of the teacher.
-
-    Returns
-    -------
-    Tensor of shape (n,)
-    """
-    low, high = teacher_bounds if choice in {"min", "max", "uniform"} else bounds
-    if choice == "min":
-        return torch.full_like(uniform, low)
-    if choice == "max":
-        return torch.full_like(uniform, high)
-    if choice in {"uniform", "interval"}:
-        return low + (high - low) * uniform
-    end: float | Tensor = high
-    if choice == "anneal":
-        end = low * (high / low) ** (1.0 - progress)
-    return log_uniform(uniform, low, end)
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Algorithm 1: the two steps of an iteration.
-
-    Parameters
-    ----------
-    network : MixtureNetwork
-        The student.
-    teacher : object
-        Answers ``context(states)`` and ``score(context, actions, sigma)``.
-    states : Tensor of shape (n, T * d + g) or StreamedRows
-        Standardised rows: state windows and goals.
-    actions : Tensor of shape (n, d_a) or StreamedRows
-        An action of the teacher, or of those it imitates, in each state; standardised.
-    contexts : Tensor of shape (n, h), StreamedContexts or None
-        The teacher's contexts, where those of a row are always the same.
-    shares_encoder : bool
-        Whether the student's encoder is the teacher's, frozen.
-    objective, noise, weighting : str
-        Parameters ``objective``, ``noise`` and ``expert_weighting`` of `skvdd.VDDDistiller`.
-    bounds, teacher_bounds : tuple of float
-        Noise levels of the student and of the teacher.
-    n_samples : int
-        Samples ``v`` of each expert.
-    likelihood_weight : float
-        Weight of `likelihood_loss` beside the objective.
-    state_noise : float
-        Standard deviation of the noise on the states.
-    generator : torch.Generator
-        Source of all noise.
-    """
-
-    network: MixtureNetwork
-    teacher: Any
-    states: Rows
-    actions: Rows
-    contexts: Contexts | None
-    shares_encoder: bool
-    objective: str
-    noise: str
-    weighting: str
-    bounds: tuple[float, float]
-    teacher_bounds: tuple[float, float]
-    n_samples: int
-    likelihood_weight: float
-    state_noise: float
-    generator: torch.Generator
-
-    def expert_step(self, rows: Tensor, progress: float | Tensor) -> Loss:
-        """Return the M-step objective of the experts (line 4: eq. 16) on some rows."""
-        features, states = self._encode(rows)
-        context = self._context(rows, features, states)
-        mixture = self.network.mixture(features)
-        sigma = noise_levels(
-            self.noise, self._uniform(len(rows)), progress, self.bounds, self.teacher_bounds
-        )
-        samples = gm.rsample_experts(mixture, self._normal(mixture))
-        terms = {"entropy": gm.entropy(mixture.detach()).mean()}
-        if self.objective == "published":
-            scores = self._score(context, samples, sigma)
-            total = expert_loss(mixture, samples, scores, weighting=self.weighting).total
-        else:
-            samples = samples + sigma[:, None, None, None] * self._normal(mixture)
-            scores = self._score(context, samples, sigma)
-            loss = smoothed_expert_loss(mixture, samples, scores, sigma, weighting=self.weighting)
-            relative = sigma[:, None, None].square() * loss.gap.square().sum(dim=-1)
-            total, terms = loss.total, {"score_gap": relative.mean(), **terms}
-        if self.likelihood_weight:
-            likelihood = self._likelihood(mixture, rows, sigma)
-            total = total + self.likelihood_weight * likelihood
-            terms["likelihood"] = likelihood.detach()
-        return Loss(total, terms)
-
-    def _likelihood(self, mixture: GaussianMixture, rows: Tensor, sigma: Tensor) -> Tensor:
-        """Return the forward half of the objective, noised and weighted like the other half."""
-        actions = self.actions.index_select(0, rows)
-        if self.objective == "published":
-            return likelihood_loss(mixture, actions, torch.ones_like(sigma))
-        noise = draw(torch.randn, actions.shape, self.generator)
-        noised = actions + sigma[:, None] * noise
-        return likelihood_loss(gm.smooth(mixture, sigma), noised, sigma)
-
-    def gating_step(self, rows: Tensor, progress: float | Tensor) -> Loss:
-        """Return the gating's objective (line 7: eq. 13), its targets from the E-step (line 6)."""
-        with torch.no_grad():
-            features, _ = self._encode(rows)
-        log_gate = self.network.log_gate(features)
-        with torch.no_grad():
-            mixture = GaussianMixture(log_gate.detach(), *self.network.experts(features))
-            actions = self.actions.index_select(0, rows)[:, None]
-            targets = gm.log_responsibilities(mixture, actions)[:, 0]  # eq. 15
-        return Loss(gating_loss(log_gate, targets))
-
-    def _encode(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the student's features of some rows, and the noised states they were read off."""
-        if self.shares_encoder and self.contexts is not None:
-            return self.contexts.index_select(0, rows), None
-        states = add_noise(self.states.index_select(0, rows), self.state_noise, self.generator)
-        return self.network.encoder(states), states
-
-    @torch.no_grad()
-    def _context(self, rows: Tensor, features: Tensor, states: Tensor | None) -> Tensor:
-        """Return the teacher's contexts of the rows that were encoded."""
-        if self.shares_encoder:
-            return features
-        if self.contexts is not None:
-            return self.contexts.index_select(0, rows)
-        return self.teacher.context(states)
-
-    @torch.no_grad()
-    def _score(self, context: Tensor, samples: Tensor, sigma: Tensor) -> Tensor:
-        """Return the teacher's scores at samples (n, K, v, d_a), one noise level a state."""
-        actions = samples.flatten(1, 2)
-        n, n_actions = actions.shape[:2]
-        size = n if actions.is_cuda else max(1, CACHED_ACTIONS // n_actions)
-        blocks = zip(*(t.split(size) for t in (context, actions, sigma[:, None])), strict=True)
-        return torch.cat([self.teacher.score(*block) for block in blocks]).view_as(samples)
-
-    def _normal(self, mixture: GaussianMixture) -> Tensor:
-        n, n_experts, d_a = mixture.mean.shape
-        return draw(torch.randn, (n, n_experts, self.n_samples, d_a), self.generator)
-
-    def _uniform(self, n: int) -> Tensor:
-        return draw(torch.rand, (n,), self.generator)
+    cross_entropy = -log_responsibilities.detach().exp() * log_gate
+    return (cross_entropy if weight is None else weight[:, None] * cross_entropy).mean()
 
 
 def _own_log_responsibility(mixture: GaussianMixture, samples: Tensor) -> Tensor:
@@ -431,6 +278,7 @@ def _own_log_responsibility(mixture: GaussianMixture, samples: Tensor) -> Tensor
     return every.diagonal(dim1=1, dim2=3).transpose(1, 2)
 
 
-def _expert_weight(mixture: GaussianMixture, weighting: str) -> Tensor:
+def _expert_weight(mixture: GaussianMixture, weighting: str, weight: Tensor | None) -> Tensor:
     gate = mixture.log_gate.detach().exp()
-    return gate if weighting == "gating" else torch.full_like(gate, 1.0 / gate.shape[1])
+    experts = gate if weighting == "gating" else torch.full_like(gate, 1.0 / gate.shape[1])
+    return experts if weight is None else weight[:, None] * experts

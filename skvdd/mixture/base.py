@@ -10,19 +10,21 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 from sklearn.cluster import KMeans
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skvdd._sklearn import Interval, StrOptions
-from skvdd.base import DensityPolicy, RandomStates, check_n_samples, resolve_device, row_noise
-from skvdd.control.controller import Layout
-from skvdd.control.graphs import MixtureGraph
+from skvdd.base import DensityPolicy
+from skvdd.control.deployment import Deployment, MixtureGraph
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.streaming import Rows
+from skvdd.randomness import RandomStates, row_noise
+from skvdd.training.fit import Fit
+from skvdd.validation import check_n_samples
 
-INITIAL_SCALE = 0.1  # least standard deviation of an expert at the start, in standardised actions
-CLUSTERED_ROWS = 20_000  # rows that k-means looks at: more do not move eight centres
+INITIAL_SCALE = 0.1  # least standard deviation of an expert at the start, in standardized actions
+CLUSTERED_ROWS = 20_000  # rows that k-means sees: more do not move eight centers
 
 
 class BaseMixturePolicy(DensityPolicy):
@@ -32,6 +34,12 @@ class BaseMixturePolicy(DensityPolicy):
     """
 
     network_: MixtureNetwork
+    n_experts: int
+    covariance: str
+    scale_floor: float
+
+    _network_classes = (MixtureNetwork,)
+    _detach_gating: ClassVar[bool] = False  # whether the gating sends no gradient to the encoder
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **DensityPolicy._parameter_constraints,
         "n_experts": [Interval(Integral, 1, None, closed="left")],
@@ -58,15 +66,15 @@ class BaseMixturePolicy(DensityPolicy):
         ndarray of shape (n, d_a) or (n, n_samples, d_a)
             Actions in raw units; without the last axis if `fit` was given actions of shape (n,).
         """
-        states = self._check_states(X)
+        rows = self._check_rows(X)
         check_n_samples(n_samples)
-        noise = row_noise(random_state, len(states), (n_samples or 1, 1 + self.n_actions_))
-        mixture = self._mixture(states)
+        noise = row_noise(random_state, len(rows), (n_samples or 1, 1 + self.network_.n_actions))
+        mixture = self._mixture(rows)
         expert = _draw_experts(mixture, noise[..., 0])
         mean = _pick(mixture.mean, expert)
         scale_tril = _pick(mixture.scale_tril, expert)
         actions = mean + (scale_tril @ torch.from_numpy(noise[..., 1:, None]))[..., 0]
-        return self._as_fitted(actions[:, 0] if n_samples is None else actions)
+        return self._shaped((actions[:, 0] if n_samples is None else actions).numpy())
 
     def act(self, X: ArrayLike, *, random_state: RandomStates = None) -> NDArray:
         """Return the actions that control uses: the mean of an expert drawn from the gating.
@@ -83,10 +91,10 @@ class BaseMixturePolicy(DensityPolicy):
         ndarray of shape (n, d_a), or (n,)
             Actions in raw units.
         """
-        states = self._check_states(X)
-        noise = row_noise(random_state, len(states), (1,))
-        mixture = self._mixture(states)
-        return self._as_fitted(_pick(mixture.mean, _draw_experts(mixture, noise))[:, 0])
+        rows = self._check_rows(X)
+        noise = row_noise(random_state, len(rows), (1,))
+        mixture = self._mixture(rows)
+        return self._shaped(_pick(mixture.mean, _draw_experts(mixture, noise))[:, 0].numpy())
 
     def predict(self, X: ArrayLike) -> NDArray:
         """Return the mean of the most probable expert.
@@ -101,8 +109,9 @@ class BaseMixturePolicy(DensityPolicy):
         ndarray of shape (n, d_a), or (n,)
             Actions in raw units.
         """
-        mixture = self._mixture(self._check_states(X))
-        return self._as_fitted(_pick(mixture.mean, mixture.log_gate.argmax(dim=1)[:, None])[:, 0])
+        mixture = self._mixture(self._check_rows(X))
+        means = _pick(mixture.mean, mixture.log_gate.argmax(dim=1)[:, None])[:, 0]
+        return self._shaped(means.numpy())
 
     def log_prob(self, X: ArrayLike, y: ArrayLike) -> NDArray:
         """Return the log-density of actions.
@@ -119,8 +128,8 @@ class BaseMixturePolicy(DensityPolicy):
         ndarray of shape (n,)
             Log-densities in nats, in raw action units.
         """
-        states, actions = self._check_query(X, y)
-        values = gm.log_prob(self._mixture(states), torch.tensor(actions)[:, None])
+        rows, actions = self._check_query(X, y)
+        values = gm.log_prob(self._mixture(rows), torch.from_numpy(actions)[:, None])
         return values[:, 0].numpy()
 
     def gating(self, X: ArrayLike) -> NDArray:
@@ -136,7 +145,7 @@ class BaseMixturePolicy(DensityPolicy):
         ndarray of shape (n, K)
             ``xi_z(s)``.
         """
-        return self._mixture(self._check_states(X)).log_gate.exp().numpy()
+        return self._mixture(self._check_rows(X)).log_gate.exp().numpy()
 
     def experts(self, X: ArrayLike) -> tuple[NDArray, NDArray]:
         """Return the experts' means and covariances in each state.
@@ -153,7 +162,7 @@ class BaseMixturePolicy(DensityPolicy):
         covariances : ndarray of shape (n, K, d_a, d_a)
             In squared raw action units.
         """
-        mixture = self._mixture(self._check_states(X))
+        mixture = self._mixture(self._check_rows(X))
         return mixture.mean.numpy(), (mixture.scale_tril @ mixture.scale_tril.mT).numpy()
 
     def responsibilities(self, X: ArrayLike, y: ArrayLike) -> NDArray:
@@ -171,61 +180,98 @@ class BaseMixturePolicy(DensityPolicy):
         ndarray of shape (n, K)
             ``q(z|a, s)``, rows summing to one.
         """
-        states, actions = self._check_query(X, y)
-        points = torch.tensor(actions)[:, None]
-        return gm.log_responsibilities(self._mixture(states), points)[:, 0].exp().numpy()
+        rows, actions = self._check_query(X, y)
+        points = torch.from_numpy(actions)[:, None]
+        return gm.log_responsibilities(self._mixture(rows), points)[:, 0].exp().numpy()
+
+    def mixture(self, states: Tensor) -> GaussianMixture:
+        """Return the mixtures of states as tensors, differentiable, for planning and learning.
+
+        Nothing is validated, and gradients flow to the states and to the parameters of
+        ``network_``, which are on the policy's device.
+
+        Parameters
+        ----------
+        states : Tensor of shape (n, d), (n, T, d) or (n, T * d + g)
+            Observations, raw units, floating point, on the device of ``network_``.
+
+        Returns
+        -------
+        GaussianMixture
+            ``log_gate`` (n, K), ``mean`` (n, K, m) and ``scale_tril`` (n, K, m, m) in raw action
+            units, float64; a chunk of ``H`` actions is flat, ``m = H * d_a``.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skvdd import GaussianMoEPolicy
+        >>> states, actions = np.random.RandomState(0).standard_normal((2, 50, 2))
+        >>> policy = GaussianMoEPolicy(3, max_iter=5, random_state=0).fit(states, actions)
+        >>> state = torch.zeros(1, 2, requires_grad=True)
+        >>> policy.mixture(state).mean.sum().backward()
+        >>> state.grad.shape
+        torch.Size([1, 2])
+        """
+        check_is_fitted(self)
+        return self._network().raw_mixture(states.flatten(1).to(torch.float64))
 
     # -- private steps ---------------------------------------------------------------------------
 
-    def _deployed(self) -> tuple[MixtureGraph, Layout]:
-        return MixtureGraph(*self._deployed_parts()), self._layout(None)
+    def _deployment(self) -> Deployment:
+        return Deployment.of(self, MixtureGraph)
 
-    def _make_network(self, config: dict[str, Any]) -> MixtureNetwork:
-        return MixtureNetwork(**config)
+    def _build(self, fit: Fit) -> MixtureNetwork:
+        return MixtureNetwork(
+            fit.data.layout,
+            fit.data.n_actions,
+            self._make_encoder(),
+            self.n_experts,
+            self.hidden_size,
+            self.n_layers,
+            self.covariance,
+            self.scale_floor,
+            self._detach_gating,
+        )
 
-    def _mixture(self, states: NDArray) -> GaussianMixture:
-        """Return the mixtures of states (n, T, d), in raw action units, float64, on the CPU."""
+    def _mixture(self, rows: NDArray) -> GaussianMixture:
+        """Return the mixtures of rows (n, T * d + g), in raw action units, float64, on the CPU."""
         network = self._network()
-        n, k, d_a = len(states), network.n_experts, network.n_actions
+        n, k, m = len(rows), network.n_experts, network.n_actions
 
-        def rows(states: Tensor) -> Tensor:
-            mixture = network(states)
+        def parameters(rows: Tensor) -> Tensor:
+            mixture = network(rows)
             parts = (mixture.log_gate, mixture.mean, mixture.scale_tril)
             return torch.cat([part.flatten(1) for part in parts], dim=1)
 
-        values = self._evaluate(rows, self._standardise_states(states)).double()
-        log_gate, mean, scale_tril = values.split([k, k * d_a, k * d_a * d_a], dim=1)
+        values = self._evaluate(parameters, self._standard_rows(rows)).double()
+        log_gate, mean, scale_tril = values.split([k, k * m, k * m * m], dim=1)
         mixture = GaussianMixture(
             torch.log_softmax(log_gate, dim=1),  # sums to one in float64 too
-            mean.view(n, k, d_a),
-            scale_tril.view(n, k, d_a, d_a),
+            mean.view(n, k, m),
+            scale_tril.view(n, k, m, m),
         )
-        scaler = self.action_scaler_
+        units = map(torch.from_numpy, network.action_normalization.statistics)
         # Moving the experts, not the actions, puts the scaling's Jacobian into every density.
-        return gm.affine(mixture, torch.tensor(scaler.mean_), torch.tensor(scaler.scale_))
+        return gm.affine(mixture, *units)
 
-    def _as_fitted(self, actions: Tensor) -> NDArray:
-        values = actions.numpy()
-        return values[..., 0] if self._single_output else values
 
-    def _place_experts(self, actions: Rows, seed: int) -> None:
-        """Start the experts at the clusters of standardised actions (n, d_a)."""
-        rng = np.random.RandomState(seed)
-        chosen = np.arange(len(actions))
-        if len(actions) > CLUSTERED_ROWS:
-            chosen = rng.choice(len(actions), CLUSTERED_ROWS, replace=False)
-        index = torch.from_numpy(chosen).to(resolve_device(self.device))
-        points = actions.index_select(0, index).double().cpu().numpy()
-        means, scales = _cluster(points, self.n_experts, rng)
-        self.network_.place_experts(
-            torch.from_numpy(means).float(), torch.from_numpy(scales).float()
-        )
+def place_experts(fit: Fit) -> None:
+    """Start the experts of a fit's network at the clusters of its actions."""
+    rng = np.random.RandomState(fit.seed())
+    chosen = np.arange(len(fit.actions))
+    if len(fit.actions) > CLUSTERED_ROWS:
+        chosen = rng.choice(len(fit.actions), CLUSTERED_ROWS, replace=False)
+    points = fit.actions.index_select(0, torch.from_numpy(chosen).to(fit.device))
+    network: Any = fit.network
+    means, scales = _cluster(points.cpu().double().numpy(), network.n_experts, rng)
+    tensors = (torch.from_numpy(values).float().to(fit.device) for values in (means, scales))
+    network.place_experts(*tensors)
 
 
 def _cluster(
     points: NDArray, n_experts: int, rng: np.random.RandomState
 ) -> tuple[NDArray, NDArray]:
-    """Return centres (K, d_a) of the points and the spread (K,) of each cluster."""
+    """Return centers (K, d_a) of the points and the spread (K,) of each cluster."""
     n_clusters = min(n_experts, len(np.unique(points, axis=0)))
     k_means = KMeans(n_clusters, n_init=10, random_state=rng).fit(points)
     distance = ((points - k_means.cluster_centers_[k_means.labels_]) ** 2).mean(axis=1)

@@ -1,31 +1,33 @@
-"""Mixtures of experts by maximum likelihood: expectation-maximisation with minibatches."""
+"""Mixtures of experts by maximum likelihood: expectation-maximization with minibatches."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skvdd.mixture.imitation import ImitatingMixturePolicy
+from skvdd.encoders import Encoder
+from skvdd.mixture.base import BaseMixturePolicy, place_experts
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
-from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.streaming import Rows, is_resident
-from skvdd.training import Loss, Update, add_noise
+from skvdd.training.fit import Fit, Stage
+from skvdd.training.loop import Loss, Update
+from skvdd.training.rows import is_resident
 
 
 @dataclass(frozen=True)
-class EMLoss:
-    """The two halves of the expected complete log-likelihood, negative and averaged over rows.
+class MixtureLoss:
+    """The two halves of a weighted maximum-likelihood objective, averaged over rows.
 
     Parameters
     ----------
     experts : Tensor of shape ()
-        ``-E sum_z r_z log N_z(a|s)``.
+        ``-E sum_z w_z log N_z(a|s)``.
     gating : Tensor of shape ()
-        ``-E sum_z r_z log xi_z(s)``.
+        ``-E sum_z p_z log xi_z(s)``.
     """
 
     experts: Tensor
@@ -33,12 +35,51 @@ class EMLoss:
 
     @property
     def total(self) -> Tensor:
-        """Their sum; its gradient is that of the negative log-likelihood."""
+        """Their sum."""
         return self.experts + self.gating
 
+    @property
+    def as_loss(self) -> Loss:
+        """The sum, with both halves as columns of the history."""
+        return Loss(self.total, {"experts": self.experts.detach(), "gating": self.gating.detach()})
 
-def em_loss(mixture: GaussianMixture, actions: Tensor) -> EMLoss:
+
+def weighted_loss(
+    mixture: GaussianMixture,
+    component: Tensor,
+    expert_weight: Tensor,
+    gating_target: Tensor,
+    weight: Tensor | None = None,
+) -> MixtureLoss:
+    """Return weighted maximum likelihood of the experts and cross-entropy of the gating.
+
+    Parameters
+    ----------
+    mixture : GaussianMixture
+        Mixtures of ``n`` states.
+    component : Tensor of shape (n, K)
+        Log-density of each expert at the action of each state.
+    expert_weight, gating_target : Tensor of shape (n, K)
+        Weights of the experts, and probabilities that the gating should have.
+    weight : Tensor of shape (n,), default=None
+        Weight of each state; ``None`` is one for all.
+
+    Returns
+    -------
+    MixtureLoss
+        Differentiable in mixture and component.
+    """
+    experts = (expert_weight * component).sum(dim=-1)
+    gating = (gating_target * mixture.log_gate).sum(dim=-1)
+    if weight is not None:
+        experts, gating = weight * experts, weight * gating
+    return MixtureLoss(-experts.mean(), -gating.mean())
+
+
+def em_loss(mixture: GaussianMixture, actions: Tensor, weight: Tensor | None = None) -> MixtureLoss:
     """Return the objective of the M-step, after an E-step on the same rows.
+
+    Its gradient is that of the negative log-likelihood.
 
     Parameters
     ----------
@@ -46,50 +87,54 @@ def em_loss(mixture: GaussianMixture, actions: Tensor) -> EMLoss:
         Mixtures of ``n`` states.
     actions : Tensor of shape (n, d_a)
         The action taken in each.
+    weight : Tensor of shape (n,), default=None
+        Weight of each state; ``None`` is one for all.
 
     Returns
     -------
-    EMLoss
+    MixtureLoss
         Differentiable in the mixture, with the responsibilities frozen.
     """
     component = gm.component_log_prob(mixture, actions[:, None])[:, 0]
     # E-step: r_z = q(z|a, s), held fixed.
     responsibility = torch.softmax(mixture.log_gate + component, dim=-1).detach()
     # M-step: weighted maximum likelihood and cross-entropy.
-    return EMLoss(
-        experts=-(responsibility * component).sum(dim=-1).mean(),
-        gating=-(responsibility * mixture.log_gate).sum(dim=-1).mean(),
-    )
+    return weighted_loss(mixture, component, responsibility, responsibility, weight)
 
 
-def em_update(
-    network: MixtureNetwork,
-    states: Rows,
-    actions: Rows,
-    *,
-    state_noise: float,
-    learning_rate: float,
-    generator: torch.Generator,
-) -> Update:
-    """Return the optimiser step of EM on standardised states (n, T, d) and actions (n, d_a)."""
+def em_stage(fit: Fit, max_iter: int, *, counts: bool = True) -> Stage:
+    """Return the training run of EM on the rows and actions of a fit.
 
-    def loss(rows: Tensor, progress: float | Tensor) -> Loss:
-        noised = add_noise(states.index_select(0, rows), state_noise, generator)
-        terms = em_loss(network(noised), actions.index_select(0, rows))
-        return Loss(
-            terms.total, {"experts": terms.experts.detach(), "gating": terms.gating.detach()}
-        )
+    Parameters
+    ----------
+    fit : Fit
+        Its network is a `MixtureNetwork`.
+    max_iter : int
+        Iterations.
+    counts : bool, default=True
+        Whether they count as ``n_iter_``.
+
+    Returns
+    -------
+    Stage
+    """
+    network, rows, actions = fit.network, fit.rows, fit.actions
+
+    def loss(index: Tensor, progress: float | Tensor) -> Loss:
+        noised = fit.noised_rows(index)
+        return em_loss(network(noised), actions.index_select(0, index)).as_loss
 
     parameters = [p for p in network.parameters() if p.requires_grad]
-    replayable = is_resident(states, actions)
-    return Update("complete_nll", loss, parameters, learning_rate, replayable=replayable)
+    replayable = is_resident(rows, actions)
+    update = Update("complete_nll", loss, parameters, replayable=replayable)
+    return Stage("maximum likelihood", [update], max_iter, counts)
 
 
-class GaussianMoEPolicy(ImitatingMixturePolicy):
+class GaussianMoEPolicy(BaseMixturePolicy):
     r"""A mixture of Gaussian experts, trained by maximum likelihood.
 
     The baseline that a distilled mixture has to beat ("EM-GPT" in the VDD paper). Every minibatch
-    is one step of expectation-maximisation: the responsibilities
+    is one step of expectation-maximization: the responsibilities
     :math:`r_{nz} \propto \xi_z(s_n) N(a_n; \mu_z(s_n), \Sigma_z(s_n))` are computed and frozen,
     then experts and gating take a gradient step on
 
@@ -105,40 +150,41 @@ class GaussianMoEPolicy(ImitatingMixturePolicy):
     covariance : {"full", "diag"}, default="full"
         Shape of the experts' covariances.
     scale_floor : float, default=1e-3
-        Lowest diagonal entry of the Cholesky factor of an expert's covariance, in standardised
+        Lowest diagonal entry of the Cholesky factor of an expert's covariance, in standardized
         actions. Where an action is often the same to the digit (a hand that holds its height),
-        experts shrink to spikes whose likelihood drowns all else; a floor of 0.05 prevents that.
+        experts shrink to spikes whose likelihood dominates; a floor of 0.05 prevents that.
     window_size : int, default=1
         States in a row, ``T``.
     goal_dim : int, default=0
         Columns ``g`` of the goal at the end of a row; 0 for none.
-    encoder : {"mlp", "transformer"}, default="mlp"
-        Network over the state window.
-    hidden_size, n_layers, n_heads : int, default=128, 2, 4
-        Width, layers of encoder and head, attention heads (transformer only).
+    encoder : {"mlp", "transformer"} or Encoder, default="mlp"
+        Network over the row: a name, then of this policy's ``hidden_size`` and ``n_layers``, or an
+        object of `skvdd.encoders`.
+    hidden_size, n_layers : int, default=128, 2
+        Width and layers of the head, and of an encoder given by name.
     max_iter, batch_size : int, default=12000, 256
         Iterations, and rows in a minibatch.
     learning_rate, weight_decay : float, default=1e-3, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
     ema_decay : float, default=0.998
-        Factor of the moving average of the weights that predicts; 0 for none.
+        Factor of the exponential moving average (EMA) of the weights, which predicts; 0 for none.
     state_noise : float, default=0.035
-        Standard deviation of Gaussian noise on the standardised states in training.
+        Standard deviation of Gaussian noise on the standardized states in training.
     device : str or torch.device, default="auto"
         Where to compute; ``"auto"`` takes a GPU if there is one.
     random_state : int, RandomState or None, default=None
         Source of initial weights, minibatches and training noise.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights and units of the last one.
+        Whether `fit` continues from the weights and normalization of the last one.
 
     Attributes
     ----------
     network_ : MixtureNetwork
-        The trained network, in standardised units.
-    state_scaler_, action_scaler_ : StandardScaler
-        Units of states and actions.
-    n_actions_ : int
-        Action dimension ``d_a``.
+        The trained network, with its normalization.
+    action_shape_ : tuple of int
+        Shape of an action as `fit` was given it: ``(d_a,)``, ``()`` or ``(H, d_a)``.
+    horizon_ : int
+        Actions in a chunk, ``H``; 1 for single actions.
     n_iter_ : int
         Iterations done.
     history_ : list of dict
@@ -167,8 +213,6 @@ class GaussianMoEPolicy(ImitatingMixturePolicy):
     (3, 2)
     """
 
-    _stage = "maximum likelihood"
-
     def __init__(
         self,
         n_experts: int = 8,
@@ -177,10 +221,9 @@ class GaussianMoEPolicy(ImitatingMixturePolicy):
         scale_floor: float = 1e-3,
         window_size: int = 1,
         goal_dim: int = 0,
-        encoder: str = "mlp",
+        encoder: str | Encoder = "mlp",
         hidden_size: int = 128,
         n_layers: int = 2,
-        n_heads: int = 4,
         max_iter: int = 12_000,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
@@ -199,7 +242,6 @@ class GaussianMoEPolicy(ImitatingMixturePolicy):
         self.encoder = encoder
         self.hidden_size = hidden_size
         self.n_layers = n_layers
-        self.n_heads = n_heads
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -210,14 +252,7 @@ class GaussianMoEPolicy(ImitatingMixturePolicy):
         self.random_state = random_state
         self.warm_start = warm_start
 
-    def _update(
-        self, network: MixtureNetwork, states: Rows, actions: Rows, generator: torch.Generator
-    ) -> Update:
-        return em_update(
-            network,
-            states,
-            actions,
-            state_noise=self.state_noise,
-            learning_rate=self.learning_rate,
-            generator=generator,
-        )
+    def _stages(self, fit: Fit) -> Iterator[Stage]:
+        if fit.is_fresh:
+            place_experts(fit)
+        yield em_stage(fit, self.max_iter)

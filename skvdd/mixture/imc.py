@@ -1,8 +1,9 @@
-"""Mixtures of experts by the information-maximising curriculum."""
+"""Mixtures of experts by the information-maximizing curriculum."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -12,13 +13,15 @@ import torch
 from torch import Tensor
 
 from skvdd._sklearn import Interval
-from skvdd.base import MAX_ACTIONS
-from skvdd.mixture.imitation import ImitatingMixturePolicy
+from skvdd.encoders import Encoder
+from skvdd.mixture.base import BaseMixturePolicy, place_experts
+from skvdd.mixture.em import MixtureLoss, weighted_loss
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
-from skvdd.nn.mixture_network import MixtureNetwork
-from skvdd.streaming import Rows, is_resident
-from skvdd.training import Loss, Update, add_noise
+from skvdd.queries import MAX_ACTIONS
+from skvdd.training.fit import Fit, Stage
+from skvdd.training.loop import Loss, Update
+from skvdd.training.rows import is_resident
 
 
 @dataclass(frozen=True)
@@ -37,29 +40,8 @@ class Curriculum:
     log_responsibility: Tensor
 
 
-@dataclass(frozen=True)
-class IMCLoss:
-    """The two halves of the objective, averaged over rows.
-
-    Parameters
-    ----------
-    experts : Tensor of shape ()
-        ``-E sum_z w_z log N_z(a|s)``.
-    gating : Tensor of shape ()
-        ``-E sum_z p(z|n) log xi_z(s)``.
-    """
-
-    experts: Tensor
-    gating: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """Their sum."""
-        return self.experts + self.gating
-
-
 def next_curriculum(component: Tensor, log_responsibility: Tensor, eta: float) -> Curriculum:
-    r"""Return the curriculum that the experts have earned.
+    r"""Return the curriculum of the next round.
 
     .. math:: \log w_{nz} = \log N(a_n; \mu_z(s_n), \Sigma_z(s_n)) / \eta + \log p(z|n), \quad
               p(z|n) \leftarrow w_{nz} / \sum_j w_{nj}
@@ -84,7 +66,12 @@ def next_curriculum(component: Tensor, log_responsibility: Tensor, eta: float) -
     )
 
 
-def imc_loss(mixture: GaussianMixture, actions: Tensor, curriculum: Curriculum) -> IMCLoss:
+def imc_loss(
+    mixture: GaussianMixture,
+    actions: Tensor,
+    curriculum: Curriculum,
+    weight: Tensor | None = None,
+) -> MixtureLoss:
     """Return the objective of one round on some rows.
 
     Parameters
@@ -95,79 +82,64 @@ def imc_loss(mixture: GaussianMixture, actions: Tensor, curriculum: Curriculum) 
         The action taken in each.
     curriculum : Curriculum
         Of these rows.
+    weight : Tensor of shape (n,), default=None
+        Weight of each state; ``None`` is one for all.
 
     Returns
     -------
-    IMCLoss
+    MixtureLoss
         Differentiable in the mixture, the curriculum held fixed.
     """
     component = gm.component_log_prob(mixture, actions[:, None])[:, 0]
-    weight = curriculum.log_weight.exp()
-    share = curriculum.log_responsibility.exp()
-    return IMCLoss(
-        experts=-(weight * component).sum(dim=1).mean(),
-        gating=-(share * mixture.log_gate).sum(dim=1).mean(),
-    )
+    target = curriculum.log_responsibility.exp()
+    return weighted_loss(mixture, component, curriculum.log_weight.exp(), target, weight)
 
 
 class _Rounds:
-    """The optimiser step of the curriculum: its rows are weighted anew at the start of a round."""
+    """The optimizer step of the curriculum, which weights all rows anew in each round."""
 
-    def __init__(
-        self,
-        network: MixtureNetwork,
-        states: Rows,
-        actions: Rows,
-        *,
-        eta: float,
-        round_iter: int,
-        state_noise: float,
-        generator: torch.Generator,
-    ) -> None:
-        self.network, self.states, self.actions = network, states, actions
-        self.eta, self.round_iter = eta, round_iter
-        self.state_noise, self.generator = state_noise, generator
-        self.n_steps = torch.zeros((), dtype=torch.int64)
-        shape, share = (len(states), network.n_experts), -math.log(network.n_experts)
-        even = torch.full(shape, share, device=generator.device)
+    def __init__(self, fit: Fit, eta: float, round_iter: int) -> None:
+        self.fit, self.eta, self.round_iter = fit, eta, round_iter
+        self.network: Any = fit.network
+        shape = (len(fit.rows), int(self.network.n_experts))
+        even = torch.full(shape, -math.log(shape[1]), dtype=torch.float32, device=fit.device)
         self.curriculum = Curriculum(even, even.clone())
 
     @property
     def memory(self) -> dict[str, Tensor]:
         """What is kept from step to step, changed in place."""
-        return {"n_steps": self.n_steps, **vars(self.curriculum)}
+        return dict(vars(self.curriculum))
 
-    def prepare(self) -> None:
+    def prepare(self, iteration: int) -> None:
         """Begin a round if one is due."""
-        if self.n_steps % self.round_iter == 0:
+        if iteration % self.round_iter == 0:
             self._advance()
-        self.n_steps += 1
 
-    def step(self, rows: Tensor, progress: float | Tensor) -> Loss:
+    def step(self, index: Tensor, progress: float | Tensor) -> Loss:
         """Return the objective on some rows."""
-        states = add_noise(self.states.index_select(0, rows), self.state_noise, self.generator)
+        rows = self.fit.noised_rows(index)
         chosen = Curriculum(
-            self.curriculum.log_weight.index_select(0, rows),
-            self.curriculum.log_responsibility.index_select(0, rows),
+            self.curriculum.log_weight.index_select(0, index),
+            self.curriculum.log_responsibility.index_select(0, index),
         )
-        loss = imc_loss(self.network(states), self.actions.index_select(0, rows), chosen)
-        return Loss(loss.total, {"experts": loss.experts.detach(), "gating": loss.gating.detach()})
+        actions = self.fit.actions.index_select(0, index)
+        return imc_loss(self.network(rows), actions, chosen).as_loss
 
     @torch.no_grad()
     def _advance(self) -> None:
-        """Weigh all rows by what the experts say of them now."""
+        """Weight all rows by how well the experts explain them now."""
         curriculum = (self.curriculum.log_weight, self.curriculum.log_responsibility)
-        parts = (self.states, self.actions, *curriculum)
+        parts = (self.fit.rows, self.fit.actions, *curriculum)
         for block in zip(*(part.split(MAX_ACTIONS) for part in parts), strict=True):
-            states, actions, log_weight, log_responsibility = block
-            component = gm.component_log_prob(self.network(states), actions[:, None])[:, 0]
-            earned = next_curriculum(component, log_responsibility, self.eta)
-            log_weight.copy_(earned.log_weight)  # into the whole: blocks are views
-            log_responsibility.copy_(earned.log_responsibility)
+            rows, actions, log_weight, log_responsibility = block
+            component = gm.component_log_prob(self.network(rows), actions[:, None])[:, 0]
+            new = next_curriculum(component, log_responsibility, self.eta)
+            log_weight.copy_(new.log_weight)  # into the whole: blocks are views
+            log_responsibility.copy_(new.log_responsibility)
 
 
-class IMCPolicy(ImitatingMixturePolicy):
-    r"""A mixture of Gaussian experts, trained by the information-maximising curriculum.
+class IMCPolicy(BaseMixturePolicy):
+    r"""A mixture of Gaussian experts, trained by the information-maximizing curriculum.
 
     The mode-seeking baseline ("IMC-GPT" in the VDD paper [2]_). Every expert has a curriculum over
     the demonstrations and learns from the rows that it already explains. In each round the weights
@@ -192,41 +164,42 @@ class IMCPolicy(ImitatingMixturePolicy):
     covariance : {"full", "diag"}, default="full"
         Shape of the experts' covariances.
     scale_floor : float, default=1e-3
-        Lowest diagonal entry of the Cholesky factor of an expert's covariance, in standardised
+        Lowest diagonal entry of the Cholesky factor of an expert's covariance, in standardized
         actions. Where an action is often the same to the digit (a hand that holds its height),
-        experts shrink to spikes whose likelihood drowns all else; a floor of 0.05 prevents that.
+        experts shrink to spikes whose likelihood dominates; a floor of 0.05 prevents that.
     window_size : int, default=1
         States in a row, ``T``.
     goal_dim : int, default=0
         Columns ``g`` of the goal at the end of a row; 0 for none.
-    encoder : {"mlp", "transformer"}, default="mlp"
-        Network over the state window.
-    hidden_size, n_layers, n_heads : int, default=128, 2, 4
-        Width, layers of encoder and head, attention heads (transformer only).
+    encoder : {"mlp", "transformer"} or Encoder, default="mlp"
+        Network over the row: a name, then of this policy's ``hidden_size`` and ``n_layers``, or an
+        object of `skvdd.encoders`.
+    hidden_size, n_layers : int, default=128, 2
+        Width and layers of the head, and of an encoder given by name.
     max_iter, batch_size : int, default=12000, 256
         Iterations, and rows in a minibatch.
     learning_rate, weight_decay : float, default=1e-3, 1e-3
         AdamW's step size (after a warm-up, decaying as a cosine) and decay.
     ema_decay : float, default=0.998
-        Factor of the moving average of the weights that predicts; 0 for none.
+        Factor of the exponential moving average (EMA) of the weights, which predicts; 0 for none.
     state_noise : float, default=0.035
-        Standard deviation of Gaussian noise on the standardised states in training.
+        Standard deviation of Gaussian noise on the standardized states in training.
     device : str or torch.device, default="auto"
         Where to compute; ``"auto"`` takes a GPU if there is one.
     random_state : int, RandomState or None, default=None
         Source of initial weights, minibatches and training noise.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights and units of the last one; its curriculum begins
-        anew.
+        Whether `fit` continues from the weights and normalization of the last one; the
+        curriculum begins anew.
 
     Attributes
     ----------
     network_ : MixtureNetwork
-        The trained network, in standardised units.
-    state_scaler_, action_scaler_ : StandardScaler
-        Units of states and actions.
-    n_actions_ : int
-        Action dimension ``d_a``.
+        The trained network, with its normalization.
+    action_shape_ : tuple of int
+        Shape of an action as `fit` was given it: ``(d_a,)``, ``()`` or ``(H, d_a)``.
+    horizon_ : int
+        Actions in a chunk, ``H``; 1 for single actions.
     n_iter_ : int
         Iterations done.
     history_ : list of dict
@@ -258,11 +231,10 @@ class IMCPolicy(ImitatingMixturePolicy):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **ImitatingMixturePolicy._parameter_constraints,
+        **BaseMixturePolicy._parameter_constraints,
         "eta": [Interval(Real, 0, None, closed="neither")],
         "round_iter": [Interval(Integral, 1, None, closed="left")],
     }
-    _stage = "curriculum"
 
     def __init__(
         self,
@@ -274,10 +246,9 @@ class IMCPolicy(ImitatingMixturePolicy):
         scale_floor: float = 1e-3,
         window_size: int = 1,
         goal_dim: int = 0,
-        encoder: str = "mlp",
+        encoder: str | Encoder = "mlp",
         hidden_size: int = 128,
         n_layers: int = 2,
-        n_heads: int = 4,
         max_iter: int = 12_000,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
@@ -298,7 +269,6 @@ class IMCPolicy(ImitatingMixturePolicy):
         self.encoder = encoder
         self.hidden_size = hidden_size
         self.n_layers = n_layers
-        self.n_heads = n_heads
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -309,25 +279,16 @@ class IMCPolicy(ImitatingMixturePolicy):
         self.random_state = random_state
         self.warm_start = warm_start
 
-    def _update(
-        self, network: MixtureNetwork, states: Rows, actions: Rows, generator: torch.Generator
-    ) -> Update:
-        rounds = _Rounds(
-            network,
-            states,
-            actions,
-            eta=self.eta,
-            round_iter=self.round_iter,
-            state_noise=self.state_noise,
-            generator=generator,
-        )
-        parameters = [p for p in network.parameters() if p.requires_grad]
-        return Update(
+    def _stages(self, fit: Fit) -> Iterator[Stage]:
+        if fit.is_fresh:
+            place_experts(fit)
+        rounds = _Rounds(fit, self.eta, self.round_iter)
+        update = Update(
             "curriculum_nll",
             rounds.step,
-            parameters,
-            self.learning_rate,
+            [p for p in fit.network.parameters() if p.requires_grad],
             memory=rounds.memory,
             prepare=rounds.prepare,
-            replayable=is_resident(states, actions),
+            replayable=is_resident(fit.rows, fit.actions),
         )
+        yield Stage("curriculum", [update], self.max_iter)

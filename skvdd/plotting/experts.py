@@ -376,22 +376,23 @@ def _scores_on_grid(
 def _score_of_function(
     teacher: ScoreTeacher, policy: Any, X: Array, actions: Array, level: float
 ) -> Array:
-    """Ask a score function as it is asked in training: tensors, windows, raw units."""
+    """Return the scores (n, S, d_a) of a score function, raw units, called as in training."""
     rows = X.reshape(len(X), -1)
     states = (
         rows if getattr(policy, "goal_dim", 0) else rows.reshape(len(X), policy.window_size, -1)
     )
     with torch.no_grad():
+        standard = torch.tensor((actions - teacher.action_mean) / teacher.action_scale)
         scores = teacher.score(
-            torch.tensor(states, dtype=torch.float32),
-            torch.tensor(actions, dtype=torch.float32).expand(len(X), -1, -1),
-            torch.full((len(X), 1), level * teacher.action_scale),
+            teacher.context(torch.tensor(states, dtype=torch.float64)),
+            standard.to(torch.float32).expand(len(X), -1, -1),
+            torch.full((len(X), 1), level, dtype=torch.float32),
         )
-    return scores.double().numpy()
+    return scores.double().numpy() / teacher.action_scale
 
 
 def _moment_of(policy: Any) -> str:
-    """Return when in its training a policy was taken, as far as it knows."""
+    """Return when in its training a policy was taken, as far as it is known."""
     history = getattr(policy, "history_", None)
     if not history:
         return ""

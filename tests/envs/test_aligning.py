@@ -300,10 +300,10 @@ def constant_actions(rng, n):
     "make_actions",
     [random_actions, diving_actions, huge_actions, alternating_actions, constant_actions],
 )
-def test_2000_absurd_actions_break_nothing(make_actions):
+def test_absurd_actions_break_nothing(make_actions):
     rng = np.random.default_rng(0)
     env = Aligning()
-    for episode, actions in enumerate(np.split(make_actions(rng, 2000), 5)):
+    for episode, actions in enumerate(np.split(make_actions(rng, 1000), 5)):
         env.reset(seed=episode)
         for action in actions:
             observation, *_ = env.step(action)

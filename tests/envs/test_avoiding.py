@@ -21,8 +21,7 @@ from skvdd.envs.avoiding import (
     gaps_of,
 )
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-GOLDEN = SHARED / "data" / "golden" / "d3il_avoiding_replay.npz"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "d3il_avoiding_replay.npz"
 
 
 def refused(message, error=ValueError):
@@ -276,7 +275,6 @@ def test_2000_absurd_actions_break_nothing(env):
 # -- the original, and our own recordings ---------------------------------------------------
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="recordings of the original are not here")
 def test_the_original_is_replayed_within_a_millimetre(env):
     with np.load(GOLDEN) as golden:
         episodes = [golden[name] for name in ("ep0", "ep3", "ep4")]

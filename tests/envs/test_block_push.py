@@ -276,12 +276,12 @@ def test_the_command_keeps_to_the_workspace(env):
 
 
 RNG = np.random.default_rng(0)
-MAGNITUDES = 10.0 ** RNG.integers(-320, 308, (2000, 1))
+MAGNITUDES = 10.0 ** RNG.integers(-320, 308, (1000, 1))
 CORNERS = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
 MISBEHAVIOR = {
-    "uniform": RNG.uniform(-0.1, 0.1, (2500, 2)),
-    "gaussian": RNG.normal(0.0, 0.3, (2500, 2)),
-    "any magnitude": MAGNITUDES * RNG.choice([-1.0, 0.0, 1.0], (2000, 2)),
+    "uniform": RNG.uniform(-0.1, 0.1, (1000, 2)),
+    "gaussian": RNG.normal(0.0, 0.3, (1000, 2)),
+    "any magnitude": MAGNITUDES * RNG.choice([-1.0, 0.0, 1.0], (1000, 2)),
     "corner to corner": np.tile(CORNERS, (250, 1)),
     "to and fro": np.tile([[0.0, 0.2], [0.0, -0.2]], (500, 1)),
     "constant": np.repeat(0.05 * CORNERS, 250, axis=0),
@@ -290,11 +290,10 @@ MISBEHAVIOR = {
 
 @pytest.mark.parametrize("kind", MISBEHAVIOR)
 def test_absurd_actions_break_nothing(env, kind):
-    assert sum(map(len, MISBEHAVIOR.values())) == 10_000
     for i, action in enumerate(MISBEHAVIOR[kind]):
         if i % 250 == 0:
+            assert not env.data.warning.number.any()  # a reset forgets them
             env.reset(seed=i)
-            assert not env.data.warning.number.any()
         observation, *_ = env.step(action)
         assert observation in env.observation_space
     assert not env.data.warning.number.any()

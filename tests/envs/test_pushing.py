@@ -196,12 +196,13 @@ ABSURD = {
 def test_absurd_actions_do_no_harm(name):
     env, rng = Pushing(), np.random.default_rng(1)
     env.reset(seed=0)
-    for t in range(2000):  # five kinds, 10 000 steps
+    for t in range(1000):
         observation, _, terminated, _, _ = env.step(ABSURD[name](rng, t))
         assert np.isfinite(observation).all()
         if terminated or t % 400 == 399:
+            assert not env.data.warning.number.any()  # a reset forgets them
             env.reset()
-    assert [int(warning.number) for warning in env.data.warning] == [0] * len(env.data.warning)
+    assert not env.data.warning.number.any()
 
 
 def test_a_picture_shows_the_scene():

@@ -332,9 +332,9 @@ def absurd_actions(rng, n):
 
 
 @pytest.mark.parametrize(
-    ("task", "n_steps"), [(Sorting2, 5200), (Sorting4, 2800), (Sorting6, 2000)]
+    ("task", "n_steps"), [(Sorting2, 2000), (Sorting4, 1600), (Sorting6, 1200)]
 )
-def test_10000_absurd_actions_break_nothing(task, n_steps):
+def test_absurd_actions_break_nothing(task, n_steps):
     env = task()
     env.reset(seed=1)
     for step, action in enumerate(absurd_actions(np.random.default_rng(0), n_steps)):

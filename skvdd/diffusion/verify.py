@@ -1,0 +1,483 @@
+"""Check a teacher against identities that hold for every score, and name what breaks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state, resample
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+PROTOCOL = ("noise_min", "noise_max", "action_mean", "action_scale", "prepare", "context")
+MIN_ROWS = 32  # with fewer, five standard errors are no longer rare
+N_DRAWS = 8  # noises for each row and level
+N_LEVELS = 6  # from noise_min to noise_max, or to HIGH
+HIGH = 10.0  # from here on noise hides standardized actions: higher levels tell nothing of them
+STAND_IN = 2.0  # from here on the slope of the score hardly depends on the actions
+
+# A figure is wrong if it leaves its tolerance by more than ERRORS standard errors over the rows.
+# Of the 200 figures of a teacher of eight dimensions, one does so by chance in 10 000 calls.
+ERRORS = 5.0
+# The tolerances are for teachers that learned: a teacher's variance in a state may be WIDTH times
+# that of the data or a WIDTH-th of it, and its noise prediction wrong by NETWORK of its size.
+FACTOR, WIDTH, NETWORK, SLOPE = 1.25, 4.0, 0.05, 2.0
+REPEATED = 1e-3  # sums in another order make 1e-6, dropout 1e-1
+NEIGHBORS = 1e-2  # bfloat16 in blocks of another size makes 3e-3, statistics of a batch 1e-1
+STD, MEAN = (0.1, 5.0), 5.0  # of standardized actions
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherReport:
+    """What `verify_teacher` measured; ``str`` makes a table of it.
+
+    Parameters
+    ----------
+    source : str
+        Where the clean actions come from, ``"y"`` or ``"teacher.sample"``.
+    n_rows : int
+        Number of rows.
+    noise_levels : ndarray of shape (L,)
+        Where the teacher was asked, ascending, in standardized actions.
+    scale : ndarray of shape (L, m)
+        Slope of the score over ``x - m``, divided by ``-1 / (s**2 + sigma**2)``: 1 is right. NaN
+        where its standard error exceeds 0.2.
+    slope : ndarray of shape (L, m)
+        Slope of the clean over the denoised action: 1 is right. NaN where the latter hardly varies.
+    loss : ndarray of shape (L,)
+        Mean squared error of the denoised action, divided by that of the best linear function of
+        the noisy action: at most 1.
+    moved : ndarray of shape (L,)
+        Mean square of ``denoised - noisy`` actions, divided by ``sigma**2``: at most 1.
+    center : ndarray of shape (L, m)
+        Mean of ``denoised - clean`` actions: 0 is right.
+    repeated, neighbors, tweedie : float
+        Relative differences of the score: asked twice, asked among other actions, and from what
+        ``denoise`` says. 0 is right.
+    """
+
+    source: str
+    n_rows: int
+    noise_levels: Array
+    scale: Array
+    slope: Array
+    loss: Array
+    moved: Array
+    center: Array
+    repeated: float
+    neighbors: float
+    tweedie: float
+
+    def __str__(self) -> str:
+        columns = (self.scale, self.slope, self.loss[:, None], self.moved[:, None], self.center)
+        rows = [
+            (f"{sigma:.3g}", *map(_span, figures))
+            for sigma, *figures in zip(self.noise_levels, *columns, strict=True)
+        ]
+        names = ("noise level", "scale", "slope", "loss", "moved", "center")
+        table = [names, *rows, ("right:", "1", "1", "at most 1", "at most 1", "0")]
+        return "\n".join(
+            [
+                f"{self.n_rows} rows, actions of {self.scale.shape[1]} numbers from {self.source}",
+                *("".join(f"{cell:>18}" for cell in row).rstrip() for row in table),
+                f"Score asked twice {self.repeated:.0e}, among others {self.neighbors:.0e}, from "
+                f"denoise {self.tweedie:.0e}; 0 is right.",
+            ]
+        )
+
+
+@torch.no_grad()
+def verify_teacher(
+    teacher: Any,
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    n_rows: int = 256,
+    random_state: int | np.random.RandomState | None = 0,
+) -> TeacherReport:
+    r"""Check that what a teacher returns are the scores of a policy.
+
+    It asks for noisy actions :math:`x = a + \sigma \epsilon` at six or seven noise levels, and
+    compares with what is true of any distribution of clean actions a: Stein's identity
+    :math:`E[(x_j - m_j)\, \partial_j \log p_\sigma(x)] = -1`, which at high noise makes the score
+    :math:`-(x - m) / (s^2 + \sigma^2)`; Tweedie's formula (Efron, 2011, eq. 1.4), by which
+    :math:`D = x + \sigma^2 \nabla \log p_\sigma(x)` is the mean of a given x; and Jensen's
+    inequality :math:`E|D - x|^2 \le \sigma^2 m`. Wrong signs, scales, units, times and batches
+    break them in ways of their own.
+
+    Parameters
+    ----------
+    teacher : ScoreTeacher, fitted DiffusionPolicy, Pipeline that ends in one, or another teacher
+        What is checked.
+    X : array-like of shape (n, T, d) or (n, T * d + g)
+        States as ``teacher.sample`` takes them.
+    y : array-like of shape (n, m) or (n, H, m / H), default=None
+        Demonstrated actions in those states, raw units, like those the teacher was trained on; 32
+        or more. None draws them from the teacher: that finds less, since they share its faults.
+    n_rows : int, default=256
+        Number of rows to use, at least 32, chosen from ``X``; repeatedly if ``y`` is None.
+    random_state : int, RandomState or None, default=0
+        Chooses rows and noise.
+
+    Returns
+    -------
+    TeacherReport
+        The figures. All are right, within tolerances for sampling and for learned networks.
+
+    Raises
+    ------
+    ValueError
+        If anything is wrong, with a line for each fault, its figure and the way out; or if ``X``,
+        ``y`` or ``n_rows`` is not valid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvdd.diffusion.score_teacher import ScoreTeacher
+    >>> from skvdd.diffusion.verify import verify_teacher
+    >>> def score(states, actions, sigma):
+    ...     return (states[:, -1:] - actions) / (0.5**2 + sigma[..., None] ** 2)
+    >>> states = np.random.RandomState(0).uniform(-1, 1, size=(100, 1, 1))
+    >>> teacher = ScoreTeacher(score, n_actions=1, noise_min=0.1, noise_max=5)
+    >>> print(f"{verify_teacher(teacher, states).scale[-1, 0]:.1f}")
+    1.0
+    >>> wrong = ScoreTeacher(lambda *a: -score(*a), n_actions=1, noise_min=0.1, noise_max=5)
+    >>> verify_teacher(wrong, states)
+    Traceback (most recent call last):
+    ValueError: ...The sign is wrong...
+    """
+    teacher = _as_teacher(teacher)
+    rng = check_random_state(random_state)
+    X, y = _choose_rows(teacher, X, y, n_rows, rng)
+    asked, levels = _Asked.of(teacher, X, rng), _levels(teacher)
+    _stop(asked.broken(levels))
+    differences = asked.differences(levels[N_LEVELS // 2])
+    faults = _unstable(**differences)
+    actions = _clean_actions(teacher, X, y, rng)
+    strange = _strange(actions, drawn=y is None)
+    if strange and y is not None:
+        _stop([*faults, *strange])
+    if strange:  # around any other actions, the scores at high noise can still be checked
+        actions = rng.standard_normal(actions.shape)
+    figures = asked.measure(actions, levels)
+    wrong = _wrong_scores(figures, teacher.action_scale, STAND_IN if strange else 0.0)
+    _stop([*faults, *(wrong or strange or _wrong_means(figures))])
+    values = {name: figures[name][0] for name in ("slope", "loss", "moved", "center")}
+    values["scale"] = np.where(figures["scale"][1] > 0.2, np.nan, figures["scale"][0])
+    source = "teacher.sample" if y is None else "y"
+    return TeacherReport(source, len(actions), levels, **values, **differences)
+
+
+# ---------------------------------------------------------------------------------------
+# Questions and figures
+# ---------------------------------------------------------------------------------------
+
+
+def _as_teacher(teacher: Any) -> Any:
+    if all(hasattr(teacher, name) for name in PROTOCOL):
+        return teacher
+    from skvdd.diffusion.teacher import as_teacher
+
+    return as_teacher(teacher)
+
+
+def _choose_rows(
+    teacher: Any, X: Any, y: Any, n_rows: int, rng: np.random.RandomState
+) -> tuple[Any, Any]:
+    """Return some rows of both, in random order."""
+    if not isinstance(n_rows, Integral) or n_rows < MIN_ROWS:
+        raise ValueError(f"n_rows must be an integer of at least {MIN_ROWS}, got {n_rows!r}.")
+    if y is None and teacher.noise_max < 1.0:
+        raise ValueError(
+            "y must be given where noise_max is below 1: actions cannot be drawn from noise that "
+            f"does not hide them. Got noise_max={teacher.noise_max:.3g}."
+        )
+    if y is None:
+        few = len(X) < n_rows
+        return resample(X, n_samples=n_rows, replace=few, random_state=rng), None
+    if len(y) < MIN_ROWS:
+        raise ValueError(
+            f"y must have at least {MIN_ROWS} rows, got {len(y)}. Give more demonstrations, or "
+            "none: then actions are drawn from the teacher."
+        )
+    n_rows = min(n_rows, len(y))
+    return tuple(resample(X, y, n_samples=n_rows, replace=False, random_state=rng))
+
+
+def _levels(teacher: Any) -> Array:
+    levels = np.geomspace(teacher.noise_min, min(HIGH, teacher.noise_max), N_LEVELS)
+    return levels if teacher.noise_max <= HIGH else np.append(levels, teacher.noise_max)
+
+
+def _clean_actions(teacher: Any, X: Any, y: Any, rng: np.random.RandomState) -> Array:
+    """Return standardized actions (n, m), one for each row, demonstrated or drawn."""
+    raw = np.asarray(teacher.sample(X, random_state=rng) if y is None else y, dtype=np.float64)
+    raw, m = raw.reshape(len(raw), -1), len(teacher.action_scale)
+    if raw.shape[1] != m:
+        raise ValueError(f"y must hold {m} numbers a row, like the teacher, got {raw.shape[1]}.")
+    if y is not None and not np.isfinite(raw).all():
+        raise ValueError("y must be finite, got NaN or infinity. Leave out such rows.")
+    return (raw - teacher.action_mean) / teacher.action_scale
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A teacher, its contexts of n rows, and standard normal noise (n, N_DRAWS, m)."""
+
+    teacher: Any
+    context: Tensor
+    noise: Array
+
+    @classmethod
+    def of(cls, teacher: Any, X: Any, rng: np.random.RandomState) -> _Asked:
+        device = getattr(teacher, "device", torch.device("cpu"))
+        context = teacher.context(torch.as_tensor(teacher.prepare(X), device=device))
+        shape = (len(context), N_DRAWS, len(teacher.action_scale))
+        return cls(teacher, context, rng.standard_normal(shape))
+
+    def __call__(self, x: Array, sigma: float, rows: slice = slice(None), to: str = "score") -> Any:
+        """Return the score of actions x (n, S, m) in some rows, or another answer; float64."""
+        context = self.context[rows]
+        actions = torch.tensor(x, dtype=torch.float32, device=context.device)
+        level = torch.full((len(x), 1), sigma, dtype=torch.float32, device=context.device)
+        return getattr(self.teacher, to)(context, actions, level).double().cpu().numpy()
+
+    def broken(self, levels: Array) -> list[str]:
+        """Return the fault of scores that have another shape or are not finite."""
+        for sigma in levels:
+            score = self(sigma * self.noise, sigma)
+            if score.shape != self.noise.shape:
+                return [f"score must return the shape {self.noise.shape}, got {score.shape}."]
+            if not np.isfinite(score).all():
+                return [
+                    f"At noise level {sigma:.3g}, {1 - np.isfinite(score).mean():.1%} of scores are "
+                    "not finite. Avoid division by zero, or narrow noise_min and noise_max."
+                ]
+        return []
+
+    def differences(self, sigma: float) -> dict[str, float]:
+        """Return relative root mean squares of what should be zero."""
+        x, few = sigma * self.noise, slice(3, 11)
+        score = self(x, sigma)
+        pairs = {
+            "repeated": (self(x, sigma), score),
+            "neighbors": (self(x[few, :1], sigma, few), score[few, :1]),
+            "tweedie": ((self(x, sigma, to="denoise") - x) / sigma**2, score),
+        }
+        return {
+            name: float(np.linalg.norm(one - other) / (np.linalg.norm(other) or 1.0))
+            for name, (one, other) in pairs.items()
+        }
+
+    def measure(self, actions: Array, levels: Array) -> dict[str, Array]:
+        """Return each figure and its standard error, (2, L, ...), and what they depend on."""
+        centers = self._centers(actions, min(levels[-1], HIGH))
+        rows = [self._measure(actions, centers, sigma) for sigma in levels]
+        figures = {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
+        # Of the actions in a state, which the teacher cannot resolve below its lowest level.
+        variance = ((actions - centers) ** 2).mean(axis=0) + levels[0] ** 2
+        pooled = np.sqrt(actions.var(axis=0).mean())
+        return {**figures, "sigma": levels[:, None], "variance": variance, "pooled": pooled}
+
+    def _centers(self, actions: Array, sigma: float) -> Array:
+        """Return a guess (n, m) of the mean action in each state: where the scores point to.
+
+        The identities hold around whatever depends on the state alone; errors are smallest here.
+        """
+        mean = actions.mean(axis=0)
+        x = mean + sigma * self.noise
+        guess = (x + sigma**2 * self(x, sigma)).mean(axis=1)
+        better = ((actions - guess) ** 2).mean(axis=0) < actions.var(axis=0)
+        return np.where(better, guess, mean)
+
+    def _measure(self, actions: Array, centers: Array, sigma: float) -> dict[str, Array]:
+        """Return the figures at one noise level, each with its error, (2, ...)."""
+        clean, variance = actions[:, None], actions.var(axis=0) + self.teacher.noise_min**2
+        x = clean + sigma * self.noise
+        score = self(x, sigma)
+        denoised = x + sigma**2 * score
+        away, spread = x - centers[:, None], ((actions - centers) ** 2).mean(axis=0)
+        varies = denoised - denoised.mean(axis=(0, 1))
+        hardly = (varies**2).mean(axis=(0, 1)) < 0.1 * variance + (2.0 * NETWORK * sigma) ** 2
+        slope = _ratio((clean - actions.mean(axis=0)) * varies, varies**2)
+        linear = np.full(x.shape[:2], (variance * sigma**2 / (variance + sigma**2)).sum())
+        network = np.full(x.shape[:2], x.shape[2] * (NETWORK * sigma) ** 2)
+        return {
+            "scale": _ratio(-score * away, away**2 / (spread + sigma**2)),
+            "slope": np.where(hardly, np.nan, slope),
+            "loss": _ratio(((denoised - clean) ** 2).sum(axis=2), linear),
+            "network": _ratio(network, linear),
+            "score as clean": _ratio(((score - clean) ** 2).sum(axis=2), linear),
+            "moved": _ratio((score**2).mean(axis=2), np.full(x.shape[:2], sigma**-2)),
+            "center": _ratio(denoised - clean, np.ones_like(x)),
+        }
+
+
+def _ratio(top: Array, bottom: Array) -> Array:
+    """Return the ratio of the sums over rows and noises, and its standard error, (2, ...).
+
+    Rows are independent, the noises (axis 1) of one row are not.
+    """
+    top, bottom = top.mean(axis=1), bottom.mean(axis=1)
+    mean = bottom.mean(axis=0) + np.finfo(float).tiny
+    ratio = top.mean(axis=0) / mean
+    return np.stack([ratio, (top - ratio * bottom).std(axis=0, ddof=1) / mean / len(top) ** 0.5])
+
+
+# ---------------------------------------------------------------------------------------
+# Faults, in the order in which they are looked for
+# ---------------------------------------------------------------------------------------
+
+MISTAKES = {  # what a function may return instead of the score, and its factor to the score
+    "The sign is wrong, or this is the clean action. Return the negative.": lambda sigma: -1.0,
+    "This is epsilon. Return -epsilon / sigma.": lambda sigma: -sigma,
+    "This is -epsilon. Divide it by sigma.": lambda sigma: sigma,
+    "This is the score with respect to a_t, not to x = a_t / sqrt(alpha_bar). Multiply it by "
+    "sqrt(alpha_bar) = 1 / sqrt(1 + sigma**2).": lambda sigma: np.sqrt(1.0 + sigma**2),
+    "This is denoised - noisy actions. Divide it by sigma**2.": lambda sigma: sigma**2,
+}
+RAW = "This is the score with respect to raw actions. Multiply it by action_scale."
+CLEAN = "This is the clean action. Return (clean - actions) / sigma**2."
+TIME = (
+    "Time runs the wrong way: at low noise actions move, at high noise they do not return. Count "
+    "timesteps from the other end; a velocity with data at time 0 is -velocity(a, 1 - t, s)."
+)
+CONSTANT = (
+    "The factor is the same at all noise levels. Is this the score with respect to standardized "
+    "actions, and is action_scale that of the teacher's training?"
+)
+OTHER = (
+    "The factor depends on the noise level. Check prediction_type, the direction of time, and that "
+    "sigma is that of standardized actions."
+)
+MEANS = (
+    "The teacher has learned other actions than these, or is asked wrongly. Check action_mean and "
+    "action_scale, the columns, order and units of X, that clip is not below the actions, "
+    "prediction_type, and the direction of time."
+)
+
+
+def _unstable(repeated: float, neighbors: float, tweedie: float) -> list[str]:
+    """Return the fault of answers that differ where they should not."""
+    if not repeated <= REPEATED:
+        return [
+            f"Asked twice, the score differs by {repeated:.2%}. Call network.eval(), and draw no "
+            "random numbers in it."
+        ]
+    if not neighbors <= NEIGHBORS:
+        return [
+            f"Asked among other actions, the score differs by {neighbors:.1%}. Call "
+            "network.eval(), and repeat states by repeat_interleave, not by repeat."
+        ]
+    if not tweedie <= NEIGHBORS:
+        return [f"denoise differs by {tweedie:.1%} from actions + sigma**2 * score. Use those."]
+    return []
+
+
+def _strange(actions: Array, drawn: bool) -> list[str]:
+    """Return the fault of actions that cannot be standardized ones."""
+    mean, std = np.abs(actions.mean(axis=0)).max(), actions.std(axis=0)
+    if STD[0] < np.sqrt((std**2).mean()) and std.max() < STD[1] and mean < MEAN:
+        return []
+    what = "The actions that teacher.sample draws" if drawn else "y looks like raw actions: they"
+    return [
+        f"{what} have standard deviations of {_span(std)} and means of up to {mean:.3g} in the "
+        "teacher's unit, (raw - action_mean) / action_scale; about 1 and 0 are usual. Set "
+        "action_mean and action_scale to those of the teacher's training."
+    ]
+
+
+def _wrong_scores(figures: dict[str, Array], action_scale: Array, lowest: float) -> list[str]:
+    """Return the fault of scores that do not grow with the distance as they must."""
+    sigma, variance, (ratio, error) = figures["sigma"], figures["variance"], figures["scale"]
+    right = variance + sigma**2
+    low = right / (WIDTH * variance + sigma**2) / FACTOR - ERRORS * error
+    high = right / (variance / WIDTH + sigma**2) * FACTOR + ERRORS * error
+    used = sigma[:, 0] >= min(lowest, sigma[-1, 0])
+    off = ~((ratio >= low) & (ratio <= high)) & used[:, None]
+    if not off.any():
+        return []
+    level = np.flatnonzero(off.any(axis=1))[-1]
+    dims, total = np.flatnonzero(off[level]), off.shape[1]
+    where = "" if len(dims) == total else f" in dimensions {[*map(int, dims)]} of {total}"
+    cause = _named_cause(ratio[used], sigma[used], variance, action_scale)
+    if not cause and used.all() and (figures["score as clean"][0] < FACTOR).all():
+        cause = CLEAN
+    if not cause:
+        top = level == len(sigma) - 1
+        cause = _likely_cause(ratio[used], sigma[used], variance, dims) if top else MEANS
+    return [
+        f"At noise level {sigma[level, 0]:.3g}, the score is {_span(ratio[level, dims])} times "
+        f"what it must be{where}, -(x - m) / (s**2 + sigma**2). {cause}"
+    ]
+
+
+def _named_cause(ratio: Array, sigma: Array, variance: Array, action_scale: Array) -> str:
+    """Return the mistakes that explain the factors (L, m) of the scores, or nothing."""
+    weight = sigma**2 / (variance + sigma**2)  # at low noise factors depend on the actions
+    factors = {text: factor(sigma) for text, factor in MISTAKES.items()} | {RAW: 1 / action_scale}
+    misfits = {text: _misfit(ratio / factor, weight) for text, factor in factors.items()}
+    limit = min(np.log(FACTOR), _misfit(ratio, weight) - 1e-9, min(misfits.values()) + 0.05)
+    return " Or: ".join(text for text, misfit in misfits.items() if misfit <= limit)
+
+
+def _likely_cause(ratio: Array, sigma: Array, variance: Array, dims: NDArray[np.integer]) -> str:
+    """Return what the change of the factors (L, m) with the noise level points to."""
+    weight = sigma**2 / (variance + sigma**2)
+    first, last = np.median(ratio[[0, -1]], axis=1)
+    strength = np.median(ratio * weight / sigma**2, axis=1)
+    if (first > 2.0 and last < 0.5) or strength[-1] > strength[0] > 0.0:
+        return TIME
+    size = np.abs(ratio[(weight > 0.5).all(axis=1)][:, dims])
+    constant = len(size) > 1 and (size.max(axis=0) < FACTOR**2 * size.min(axis=0)).all()
+    return CONSTANT if constant else OTHER
+
+
+def _misfit(ratio: Array, weight: Array) -> float:
+    """Return the mean distance of a ratio from 1, in logarithms; another sign is far."""
+    far = np.where(ratio > 0.0, np.abs(np.log(np.abs(ratio) + 1e-30)), 10.0)
+    return float(np.average(far, weights=weight))
+
+
+def _wrong_means(figures: dict[str, Array]) -> list[str]:
+    """Return the fault of denoised actions that are not the means of the clean ones."""
+    sigma = figures["sigma"]
+    far = np.where(sigma <= HIGH, 0.5 * figures["pooled"] + NETWORK * sigma, np.inf)
+    limits = {  # lowest, right and highest
+        "center": (-far, 0.0, far),
+        "slope": (1.0 / SLOPE, 1.0, SLOPE),
+        "loss": (0.0, 1.0, FACTOR + figures["network"][0]),
+        "moved": (0.0, 1.0, FACTOR**2),
+    }
+    parts = []
+    for name, (low, right, high) in limits.items():
+        value, error = figures[name]
+        off = (value < low - ERRORS * error) | (value > high + ERRORS * error)
+        if off.any():
+            at = np.unravel_index(np.where(off, np.abs(value - right), -1.0).argmax(), off.shape)
+            parts.append(f"{name} {value[at]:.3g} at noise level {sigma[at[0], 0]:.3g}")
+    if not parts:
+        return []
+    return [
+        f"Denoised actions are not the means of the clean ones: {', '.join(parts)}; right are "
+        f"center 0, slope 1, loss and moved at most 1. {MEANS}"
+    ]
+
+
+def _stop(faults: list[str]) -> None:
+    if faults:
+        raise ValueError("\n- ".join(["The teacher is wrong:", *faults]))
+
+
+def _span(values: Array) -> str:
+    """Return the range of some figures in words."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return "-"
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return low if low == high else f"{low} to {high}"

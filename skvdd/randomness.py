@@ -1,0 +1,104 @@
+"""Random numbers: noise by rows, seeds, and networks whose weights depend on a seed alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+RandomStates = int | np.random.RandomState | Sequence[np.random.RandomState] | None
+
+_INITIALIZING = threading.Lock()  # torch draws initial weights from one generator for all threads
+
+
+def row_noise(random_state: RandomStates, n: int, shape: tuple[int, ...]) -> NDArray:
+    """Return standard normal noise of shape (n, *shape), drawn row by row.
+
+    The numbers of a row do not depend on how many rows follow it; given one ``RandomState`` a row,
+    they do not depend on the other rows at all.
+
+    Parameters
+    ----------
+    random_state : int, RandomState, sequence of n RandomState, or None
+        Source of the numbers.
+    n : int
+        Number of rows.
+    shape : tuple of int
+        Shape of the noise of one row.
+
+    Returns
+    -------
+    ndarray of shape (n, *shape), float64
+
+    Raises
+    ------
+    ValueError
+        If ``random_state`` is something else, or a sequence of another length.
+    """
+    if isinstance(random_state, Sequence):
+        others = [rng for rng in random_state if not isinstance(rng, np.random.RandomState)]
+        if others or len(random_state) != n:
+            found = repr(others[0]) if others else f"{len(random_state)} for {n} rows"
+            raise ValueError(
+                "random_state, given as a sequence, must hold one RandomState for each row of X: "
+                f"got {found}."
+            )
+        return np.stack([rng.standard_normal(shape) for rng in random_state])
+    return as_random_state(random_state).standard_normal((n, *shape))
+
+
+def as_random_state(random_state: Any) -> np.random.RandomState:
+    """Return the RandomState that a ``random_state`` means, or a ValueError that names it."""
+    try:
+        return check_random_state(random_state)
+    except ValueError as error:
+        raise ValueError(
+            "random_state must be an integer, a numpy.random.RandomState or None, got "
+            f"{random_state!r}. Of a numpy.random.Generator give an integer that it draws: "
+            "random_state=int(generator.integers(2**31))."
+        ) from error
+
+
+def draw_seed(rng: np.random.RandomState) -> int:
+    """Draw a seed for another generator."""
+    return int(rng.randint(np.iinfo(np.int32).max))
+
+
+@contextmanager
+def restored_on_error(random_state: Any) -> Iterator[None]:
+    """Put a RandomState back to where it was if what is done with it fails."""
+    if not isinstance(random_state, np.random.RandomState):
+        yield
+        return
+    before = random_state.get_state()
+    try:
+        yield
+    except BaseException:
+        random_state.set_state(before)
+        raise
+
+
+def seeded_network(build: Callable[[], Network], seed: int) -> Network:
+    """Build a float32 network on the CPU whose initial weights depend on ``seed`` alone.
+
+    Modules draw their weights from torch's global CPU generator, in its default type and on its
+    default device. All three are put back.
+    """
+    with _INITIALIZING, torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+        generator, dtype = torch.default_generator, torch.get_default_dtype()
+        state = generator.get_state()
+        try:
+            generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
+            torch.set_default_dtype(torch.float32)
+            return build()
+        finally:
+            torch.set_default_dtype(dtype)
+            generator.set_state(state)

@@ -1,0 +1,53 @@
+"""Threads and global settings of torch during a fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from threadpoolctl import threadpool_limits
+
+# Multiply-adds of one iteration below which a second thread gains nothing, see
+# `benchmarks.threads`.
+SMALL_WORK = 2e9
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # with which a user chooses
+
+
+@contextmanager
+def fit_settings(device: torch.device, work: float) -> Iterator[None]:
+    """Train with gradients, and on one CPU thread where more gain nothing.
+
+    Small networks gain nothing from a second thread, and lose ten times their speed to it when its
+    core is busy. The user's choice is left alone: ``OMP_NUM_THREADS`` in the environment, or
+    `torch.set_num_threads` with another number than that of the cores. All settings are put back.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the fit computes.
+    work : float
+        Multiply-adds of one iteration.
+    """
+    n_threads = torch.get_num_threads()
+    with torch.inference_mode(False), torch.enable_grad():
+        if device.type != "cpu" or work >= SMALL_WORK or is_chosen(n_threads):
+            yield
+            return
+        with threadpool_limits(1):  # scikit-learn's and NumPy's
+            torch.set_num_threads(1)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(n_threads)
+
+
+def is_chosen(n_threads: int) -> bool:
+    """Say whether somebody has set the number of threads."""
+    if any(name in os.environ for name in VARIABLES):
+        return True
+    n_cores = {os.cpu_count() or 1}
+    if hasattr(os, "sched_getaffinity"):
+        n_cores.add(len(os.sched_getaffinity(0)))
+    return n_threads not in {*n_cores, *(n // 2 for n in n_cores)}  # torch counts physical cores
