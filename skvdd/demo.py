@@ -1,8 +1,7 @@
-"""The library in one run: train a teacher, distil it, and compare on the simulated robot."""
+"""The library in one run: train a teacher, distill it, and compare on the simulated robot."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import platform
@@ -92,7 +91,7 @@ def run_demo(
     progress: bool = True,
     estimators: DemoEstimators | None = None,
 ) -> dict[str, Any]:
-    """Train, distil, roll out and draw; leave everything in one folder.
+    """Train, distill, roll out and draw; leave everything in one folder.
 
     Parameters
     ----------
@@ -114,7 +113,7 @@ def run_demo(
     -------
     results : dict
         What ``results.json`` holds: for ``teacher``, ``teacher_one_step``, ``vdd`` and ``em``
-        the success rate with its interval, task entropy, number of behaviours and
+        the success rate with its interval, task entropy, number of behaviors and
         milliseconds per action; ``seconds`` per stage; ``versions``; and the arguments.
     """
     if n_episodes < 1:
@@ -168,10 +167,9 @@ def _fit(estimator: Any, progress: bool, *data: NDArray, **fit_params: Any) -> N
 
 def _policies(estimators: DemoEstimators) -> dict[str, Any]:
     """Return what is compared, in the order of the table."""
-    one_step = copy.copy(estimators.teacher).set_params(n_steps=1)
     return {
         "teacher": estimators.teacher,
-        "teacher_one_step": one_step,
+        "teacher_one_step": estimators.teacher.with_sampler(n_steps=1),
         "vdd": estimators.vdd,
         "em": estimators.em,
     }
@@ -243,7 +241,7 @@ def _table(results: dict[str, Any], estimators: DemoEstimators) -> Table:
     }
     title = f"{ENV_ID}, {results['n_episodes']} episodes each"
     table = Table("policy", title=title, box=SIMPLE_HEAD)  # fits into 80 columns
-    for column in ("success rate (95 %)", "entropy", "behaviours", "action, ms"):
+    for column in ("success rate (95 %)", "entropy", "behaviors", "action, ms"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, policy in titles.items():
         row = results[name]

@@ -61,16 +61,16 @@ class Evaluation:
         95 % confidence interval of the success rate (`wilson_interval`).
     entropy : float or None
         `task_entropy` of the successful rollouts, None where the environment does not tell
-        behaviours apart: the mean over the contexts of the evaluation, or, without, the entropy
+        behaviors apart: the mean over the contexts of the evaluation, or, without, the entropy
         of all rollouts as of one initial state.
     entropy_base : int or None
-        Number of behaviours of the task, the base of the entropy.
+        Number of behaviors of the task, the base of the entropy.
     n_behaviors : int
-        Number of distinct behaviours among the successful rollouts.
+        Number of distinct behaviors among the successful rollouts.
     successes : ndarray of shape (n,)
         Whether each rollout succeeded.
     behaviors : tuple of length n
-        The behaviour of each rollout, failures included.
+        The behavior of each rollout, failures included.
     contexts : tuple of length n
         Which context each rollout started in, counted from zero; None without contexts.
     returns : ndarray of shape (n,)
@@ -95,7 +95,7 @@ class Evaluation:
     skvdd/Avoiding-v0, 2 episodes
       success rate    0.000  95 % in [0.000, 0.658]
       task entropy    0.000  base 24
-      behaviours          0  of 24
+      behaviors           0  of 24
       mean return     0.000
       mean length      30.0  actions
     >>> evaluation.episodes.windows(window_size=1)[0].shape  # what the policy saw
@@ -122,7 +122,7 @@ class Evaluation:
         if self.entropy is not None:
             rows += [
                 ("task entropy", f"{self.entropy:.3f}", f"base {self.entropy_base}"),
-                ("behaviours", f"{self.n_behaviors}", f"of {self.entropy_base}"),
+                ("behaviors", f"{self.n_behaviors}", f"of {self.entropy_base}"),
             ]
         rows += [
             ("mean return", f"{self.returns.mean():.3f}", ""),
@@ -179,7 +179,7 @@ def evaluate_policy(
     env_kwargs: Mapping[str, Any] | None = None,
     goal: ArrayLike | None = None,
 ) -> Evaluation:
-    """Roll a policy out and count successes and behaviours.
+    """Roll a policy out and count successes and behaviors.
 
     Many environments are stepped against one batched `act`. The result depends on
     `random_state` alone, to the last bit: each episode has its own seed and its own noise,
@@ -196,7 +196,7 @@ def evaluate_policy(
         flat as in ``fit``. Columns have the names that they had in ``fit``.
     env_id : str
         A registered Gymnasium environment with vectors as observations and actions, whose
-        infos tell ``success`` and, where it has behaviours, ``behavior``.
+        infos tell ``success`` and, where it has behaviors, ``behavior``.
     n_episodes : int, default=100
         Number of rollouts; with contexts a multiple of theirs.
     contexts : int, array-like of shape (m, k) or None, default=None
@@ -371,7 +371,7 @@ def rollout_scorer(
     """Return a scorer that rolls policies out, for the ``scoring`` of searches and validations.
 
     The scorer is ``scorer(estimator, X, y=None)``, as scikit-learn calls it. It ignores ``X`` and
-    ``y``: the score is of the behaviour in the environment, and the split of a cross-validation
+    ``y``: the score is of the behavior in the environment, and the split of a cross-validation
     chooses no more than what to train on. It can be pickled, and shows no progress bar.
 
     Parameters
@@ -397,7 +397,7 @@ def rollout_scorer(
     Raises
     ------
     ValueError
-        If an argument breaks a rule, or the environment tells no behaviours apart and the metric
+        If an argument breaks a rule, or the environment tells no behaviors apart and the metric
         needs them. All are checked here, since a search turns errors of a scorer into NaN
         (``error_score="raise"`` stops it instead).
 
@@ -532,7 +532,7 @@ def _check_tells_behaviors(pool: EnvPool, names: Sequence[str]) -> None:
     if needing and pool.n_behaviors is None:
         raise ValueError(
             f"metric must be success_rate or mean_return for {pool.env_id}, which tells no "
-            f"behaviours apart, got {needing[0]!r}. Give the environment the attribute "
+            f"behaviors apart, got {needing[0]!r}. Give the environment the attribute "
             "n_behaviors if it does."
         )
 

@@ -23,7 +23,7 @@ from skvdd.training.fit import Data, Fit, FitStart, Stage, is_inside_search
 from skvdd.training.loop import Settings
 from skvdd.training.processes import from_first, is_first_process, n_processes
 from skvdd.training.threads import fit_settings
-from skvdd.validation import check_same_shape, check_training_data
+from skvdd.validation import check_same_data, check_same_network, check_training_data
 
 STALE = ("feature_names_in_", "teacher_")  # attributes that not every fit leaves
 
@@ -175,13 +175,15 @@ class FitMixin(CallbackSupportMixin):
             reset=not (partial and continues),
             needs_actions=self._needs_actions,
         )
+        if continues:
+            check_same_data(self, data, partial=partial)
         with restored_on_error(self.random_state):
             fit = self._run(data, teacher, candidate, partial=partial, continues=continues)
         fit.network.eval()
-        for name in STALE:
-            self.__dict__.pop(name, None)
         before = (self.history_, self.n_iter_) if partial and continues else ([], 0)
         learned = fit.fitted(fit, fit.network, before[0] + fit.history, before[1] + fit.n_iter)
+        for name in STALE:
+            self.__dict__.pop(name, None)
         self.__dict__.update(learned)
         if fit.interrupted and is_inside_search():
             raise KeyboardInterrupt
@@ -234,7 +236,7 @@ class FitMixin(CallbackSupportMixin):
         else:
             with torch.device("meta"):  # takes neither time nor memory
                 wanted = self._build(fit)
-            check_same_shape(self.network_, wanted, partial=partial)
+            check_same_network(self.network_, wanted, partial=partial)
             fit.network = copy.deepcopy(self.network_)
         fit.network.to(fit.device)
 

@@ -87,7 +87,7 @@ class DistillationReport:
         ``E_teacher[log pi - log q]``, nats per state; grows where the student lacks what the
         teacher does.
     reverse_kl : KLEstimate
-        ``E_student[log q - log pi]``, what VDD minimises; grows where the student does what the
+        ``E_student[log q - log pi]``, what VDD minimizes; grows where the student does what the
         teacher does not.
     coverage : ShareEstimate
         Share of the teacher's actions in the student's region: recall of modes.
@@ -195,21 +195,21 @@ def task_entropy(
     *,
     skip_unsolved: bool = False,
 ) -> float:
-    r"""Return the entropy of the behaviours with which a policy solves a task (eq. 40).
+    r"""Return the entropy of the behaviors with which a policy solves a task (eq. 40).
 
     .. math::
         -\frac{1}{S_0} \sum_{s_0} \sum_{\beta} \pi(\beta | s_0) \log_{|B|} \pi(\beta | s_0)
 
-    One means that every behaviour is equally frequent, zero that there is only one, or no
+    One means that every behavior is equally frequent, zero that there is only one, or no
     success at all. With few rollouts the estimate is too low: 24 rollouts cannot show 24
-    behaviours in their true proportions.
+    behaviors in their true proportions.
 
     Parameters
     ----------
     behaviors : sequence of length n
-        The behaviour of each rollout; None for a rollout that failed, which is not counted.
+        The behavior of each rollout; None for a rollout that failed, which is not counted.
     base : int
-        Number of behaviours of the task, :math:`|B|`, the base of the logarithm.
+        Number of behaviors of the task, :math:`|B|`, the base of the logarithm.
     contexts : sequence of length n, default=None
         The initial state of each rollout. Given, the result is the mean of the entropies of
         each initial state. None: all rollouts share one initial state.
@@ -229,7 +229,7 @@ def task_entropy(
     0.5
     """
     if base < 2:
-        raise ValueError(f"base must be at least 2, the number of behaviours, got {base}.")
+        raise ValueError(f"base must be at least 2, the number of behaviors, got {base}.")
     if contexts is None:
         contexts = [None] * len(behaviors)
     if len(contexts) != len(behaviors):
@@ -343,7 +343,7 @@ def distillation_report(
               KL(q \| \pi) = E_q[\log q - \log \pi]
 
     say how far apart they are. The forward divergence is large where the student misses a mode of
-    the teacher, the reverse one where it acts between modes or wider than they are; VDD minimises
+    the teacher, the reverse one where it acts between modes or wider than they are; VDD minimizes
     the reverse one, so that a small reverse and a large forward divergence mean dropped modes.
 
     Neither number tells how much is missed. *Coverage* does: a policy's region in a state is where
@@ -501,8 +501,8 @@ def _entropy(counts: Counter[Hashable], base: int) -> float:
 def _check_base(base: int, distinct: set[Hashable]) -> None:
     if len(distinct) > base:
         raise ValueError(
-            f"base must be the number of behaviours of the task, got base={base} "
-            f"and {len(distinct)} distinct behaviours. Mark failed rollouts with None."
+            f"base must be the number of behaviors of the task, got base={base} "
+            f"and {len(distinct)} distinct behaviors. Mark failed rollouts with None."
         )
 
 

@@ -1,4 +1,4 @@
-"""How a fitted policy is asked: validation, standardization, batches of bounded size."""
+"""Queries of a fitted policy: validation, standardization, batches of bounded size."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _evaluate_samples(
 ) -> Tensor:
     """Evaluate a block with several actions for each row.
 
-    A row with many actions is asked as several equal rows with some of them each, so that the
+    A row with many actions is evaluated as several equal rows with some of them each, so that the
     number of rows is a `ROW_MULTIPLE` without the work of so many rows.
     """
     n, n_samples = others[0].shape[:2]

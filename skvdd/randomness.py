@@ -44,7 +44,8 @@ def row_noise(random_state: RandomStates, n: int, shape: tuple[int, ...]) -> NDA
         If ``random_state`` is something else, or a sequence of another length.
     """
     if isinstance(random_state, Sequence):
-        others = [rng for rng in random_state if not isinstance(rng, np.random.RandomState)]
+        streams: Sequence[Any] = random_state
+        others = [rng for rng in streams if not isinstance(rng, np.random.RandomState)]
         if others or len(random_state) != n:
             found = repr(others[0]) if others else f"{len(random_state)} for {n} rows"
             raise ValueError(

@@ -48,7 +48,7 @@ class StoredMixin:
         check_learned(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[misc]
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
         if "network_" in state:  # a policy fitted on a GPU unpickles anywhere
             state["network_"] = _cpu_copy(state["network_"])
         return state

@@ -1,18 +1,21 @@
-"""Checks of what a policy is given, with errors that name the argument and the way out."""
+"""Checks of what a policy is given, with errors that name the argument and the remedy."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.utils import check_array, check_consistent_length
 
 from skvdd._sklearn import validate_data
 from skvdd.nn.layout import RowLayout
 from skvdd.nn.network import PolicyNetwork
-from skvdd.nn.normalization import FARTHEST, Normalization
+from skvdd.nn.normalization import BLOCK, FARTHEST, Normalization
 from skvdd.training.fit import Data
 from skvdd.training.rows import is_streamed
 
@@ -98,14 +101,13 @@ def check_query_actions(estimator: Any, y: ArrayLike, n_rows: int) -> NDArray:
         input_name="y",
     )
     check_consistent_length(np.empty(n_rows), actions)
-    shape = estimator.action_shape_
-    if actions.shape[1:] != shape and actions.size != n_rows * int(np.prod(shape, dtype=int)):
-        raise ValueError(_other_actions(estimator, actions, shape))
-    if len(shape) == 2 and actions.ndim == 3 and actions.shape[1:] != shape:
+    shape, n_numbers = estimator.action_shape_, math.prod(estimator.action_shape_)
+    accepted = {shape, (n_numbers,)} | ({()} if n_numbers == 1 else set())
+    if actions.shape[1:] not in accepted:
         raise ValueError(_other_actions(estimator, actions, shape))
     actions = actions.reshape(n_rows, -1)
     check_range(actions, estimator.network_.action_normalization, "y")
-    return actions
+    return actions if actions.flags.writeable else actions.copy()  # torch warns of the other
 
 
 def _other_actions(estimator: Any, actions: NDArray, shape: tuple[int, ...]) -> str:
@@ -114,11 +116,11 @@ def _other_actions(estimator: Any, actions: NDArray, shape: tuple[int, ...]) -> 
         n_columns = actions.shape[1] if actions.ndim == 2 else 1
         return (
             f"y has {n_columns} columns, but {name} was fitted with "
-            f"{int(np.prod(shape, dtype=int))} action dimensions."
+            f"{math.prod(shape)} action dimensions."
         )
     return (
         f"y has shape {actions.shape}, but {name} was fitted with actions of shape "
-        f"{('n', *shape)}.".replace("'n'", "n")
+        f"{_rows_of(shape)}."
     )
 
 
@@ -128,14 +130,16 @@ def check_range(values: NDArray, normalization: Normalization, name: str) -> Non
     The networks work in float32, where the squares of such values overflow.
     """
     low, high = normalization.bounds()
-    outside = (values < low) | (values > high)
-    if outside.any():
-        row, column = np.argwhere(outside)[0]
-        raise ValueError(
-            f"{name} has the value {values[row, column]:.4g} in row {row}, column {column}: "
-            f"more than {FARTHEST:.0e} standard deviations from the data of fit. Is it the "
-            "placeholder of a missing reading?"
-        )
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK]
+        outside = (block < low) | (block > high)
+        if outside.any():
+            row, column = np.argwhere(outside)[0]
+            raise ValueError(
+                f"{name} has the value {block[row, column]:.4g} in row {start + row}, column "
+                f"{column}: more than {FARTHEST:.0e} standard deviations from the data of fit. Is "
+                "it the placeholder of a missing reading?"
+            )
 
 
 def flatten(X: ArrayLike, window_size: int, goal_dim: int) -> Any:
@@ -162,7 +166,9 @@ def as_numbers(values: Any, name: str) -> Any:
 
     Tensors come to the CPU. Masked entries and mappings are refused: neither are numbers.
     """
-    if isinstance(values, dict) or type(values).__name__ == "TensorDataset":
+    # A sparse array may be a mapping, of which scikit-learn's error says more.
+    mapping = isinstance(values, Mapping) and not issparse(values)
+    if mapping or type(values).__name__ == "TensorDataset":
         raise TypeError(
             f"{name} must be an array, got a {type(values).__name__}. Give its arrays one by one: "
             "fit(X, y) with X of shape (n, d), (n, T, d) or (n, T * d + g)."
@@ -184,22 +190,44 @@ def refuse_masked(values: Any, name: str) -> None:
         )
 
 
-def check_same_shape(old: PolicyNetwork, new: PolicyNetwork, *, partial: bool) -> None:
-    """Raise a ValueError if a fit cannot continue from a network, since another one is wanted."""
+def check_same_data(estimator: Any, data: Data, *, partial: bool) -> None:
+    """Raise a ValueError if a fit cannot continue on data, which have another shape or unit."""
     continues, remedy = continuation(partial)
-    before, now = ((n.layout.n_states + n.layout.goal_dim, n.n_actions) for n in (old, new))
+    network, layout = estimator.network_, data.layout
+    n_actions = network.n_actions if data.actions is None else data.n_actions
+    before = network.layout.n_states + network.layout.goal_dim, network.n_actions
+    now = layout.n_states + layout.goal_dim, n_actions
     if now != before:
-        columns = "states and goals" if new.layout.goal_dim else "states"
+        columns = "states and goals" if layout.goal_dim else "states"
         raise ValueError(
             f"{continues} from a fit with {columns} of {before[0]} and actions of {before[1]} "
             f"dimensions, got {now[0]} and {now[1]}. {remedy}"
         )
+    if data.actions is not None and n_actions > 1 and data.action_shape != estimator.action_shape_:
+        raise ValueError(
+            f"{continues} from a fit with actions of shape {_rows_of(estimator.action_shape_)}, "
+            f"got {_rows_of(data.action_shape)}. {remedy}"
+        )
+    if layout == network.layout:
+        check_range(data.rows, network.row_normalization, "X")
+    if data.actions is not None:
+        check_range(data.actions, network.action_normalization, "y")
+
+
+def check_same_network(old: PolicyNetwork, new: PolicyNetwork, *, partial: bool) -> None:
+    """Raise a ValueError if a fit cannot continue from a network, since another one is wanted."""
+    continues, remedy = continuation(partial)
     for name, value in new.config.items():
         if repr(value) != repr(old.config[name]):
             raise ValueError(
                 f"{continues} from a network with {name}={old.config[name]}, got {name}={value}. "
                 f"{remedy}"
             )
+
+
+def _rows_of(shape: tuple[int, ...]) -> str:
+    """Return the shape of n actions, as messages show it."""
+    return f"({', '.join(['n', *map(str, shape)])}{'' if shape else ','})"
 
 
 def continuation(partial: bool) -> tuple[str, str]:

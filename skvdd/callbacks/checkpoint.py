@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from skvdd._sklearn import CallbackContext
@@ -54,7 +54,7 @@ class _Saved:
             "stages": {stage: values for stage, (_, values) in self.stages.items()},
         }
         tensors = _flat({stage: tensors for stage, (tensors, _) in self.stages.items()})
-        write_whole(self.path, serialise(tensors, metadata={"skvdd": json.dumps(header)}))
+        write_whole(self.path, serialize(tensors, metadata={"skvdd": json.dumps(header)}))
 
     def read(self) -> bool:
         """Take over what the file holds, if there is one; say whether there was."""

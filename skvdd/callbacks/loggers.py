@@ -37,7 +37,7 @@ class _Logger(Callback):
 
 
 class CSVLogger(_Logger):
-    """Write the history to a CSV file while training goes on.
+    """Write the history to a CSV file during training.
 
     One line a report, with the columns of ``history_``; a column that does not concern a row is
     empty. The file is that of one fit: an older one of that name is replaced. It is whole at any

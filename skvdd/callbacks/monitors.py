@@ -78,9 +78,9 @@ class _Monitor(Callback):
         whole = self._whole(estimator, fitted_estimator)
         score = from_first(lambda: float(self._measure(whole)))
         metadata["row"][self.name] = score
-        return self._judge(run, notes, score, fitted_estimator)
+        return self._is_over(run, notes, score, fitted_estimator)
 
-    def _judge(self, run: Run, notes: dict[str, float], score: float, policy: Any) -> bool:
+    def _is_over(self, run: Run, notes: dict[str, float], score: float, policy: Any) -> bool:
         """Note a score and say whether the run has waited long enough for a better one."""
         best = notes.get("best", -math.inf)
         if not math.isnan(score) and ("best" not in notes or score > best + self.tol):
@@ -112,8 +112,8 @@ class EarlyStopping(_Monitor):
     metric : callable or None, default=None
         ``metric(policy, X, y)`` returns a number, greater is better; in a pipeline, ``policy`` is
         the whole pipeline. ``None`` is ``policy.score(X, y)``, and for a diffusion policy its
-        `denoising_score`, which is much cheaper than its likelihood. It must not draw from the global generators, or the fit will not be
-        reproducible.
+        `denoising_score`, which is much cheaper than its likelihood. It must not draw from the
+        global generators, or the fit will not be reproducible.
     every : int or None, default=None
         Iterations between two measurements, rounded up to reports; ``None`` measures at each.
     patience : int, default=10

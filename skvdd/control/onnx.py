@@ -56,7 +56,7 @@ def to_onnx(graph: Graph, examples: tuple[Tensor, ...]) -> bytes:
     Returns
     -------
     bytes
-        The serialised model.
+        The serialized model.
     """
     _check_installed()
     rows = tuple(example.expand(TRACED_ROWS, *example.shape[1:]) for example in examples)

@@ -1,4 +1,4 @@
-"""What a fitted diffusion policy can be asked."""
+"""The queries of a fitted diffusion policy."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class BaseDiffusionPolicy(DensityPolicy):
             Actions for each row; ``None`` draws one and leaves the axis out.
         random_state : int, RandomState, sequence of n RandomState, or None
             Source of the noise, drawn row by row, all steps at once: an action depends neither on
-            its neighbours in the batch nor on the device.
+            its neighbors in the batch nor on the device.
         n_steps, sampler : int, str or None, default=None
             In place of the parameters of the same names.
 

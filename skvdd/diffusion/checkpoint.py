@@ -52,11 +52,11 @@ def load_beso_checkpoint(
     window_size : int or None, default=None
         States in a row, needed only where the file has no attention masks.
     state_mean, state_scale : float or array-like of shape (d,), default=0.0, 1.0
-        Units of the states.
+        Normalization of the states.
     action_mean, action_scale : float or array-like of shape (d_a,), default=0.0, 1.0
-        Units of the actions.
+        Normalization of the actions.
     goal_mean, goal_scale : float or array-like of shape (g,) or None, default=None
-        Units of the goal, ``g`` numbers of all its frames; ``None`` is those of the states.
+        Normalization of the goal, ``g`` numbers of all its frames; ``None`` is those of the states.
     schedule, sampler, n_steps, device : as in the constructor
         Parameters of the policy.
 

@@ -118,14 +118,14 @@ def _final_log_prob(denoise: DenoiseRows, actions: Tensor, noise_max: float) -> 
     """Return the log-density (n,) at the highest noise level.
 
     It is a Gaussian around ``D(0)``, of the variance that standardized actions have there, times a
-    ratio near one. The integral of the score along the line from the centre gives the ratio up to
+    ratio near one. The integral of the score along the line from the center gives the ratio up to
     a constant; the constant makes the density integrate to one, by a cubature that is exact up to
     the fifth degree. Far out, where no training action comes, the ratio stays what it is at
     ``reach`` standard deviations: there a network only extrapolates.
     """
     d_a = actions.shape[1]
     sigma = actions.new_tensor(noise_max)
-    centre = denoise(torch.zeros_like(actions), sigma)
+    center = denoise(torch.zeros_like(actions), sigma)
     scale = math.hypot(1.0, noise_max)
     reach = (d_a + 2) ** 0.5 + 2.0
 
@@ -133,7 +133,7 @@ def _final_log_prob(denoise: DenoiseRows, actions: Tensor, noise_max: float) -> 
         white = white * (reach / white.norm(dim=-1, keepdim=True).clamp(min=reach))
         total = 0.5 * white.square().sum(dim=-1)
         for node, weight in zip(*np.polynomial.legendre.leggauss(LINE_NODES), strict=True):
-            point = centre + 0.5 * (node + 1.0) * scale * white
+            point = center + 0.5 * (node + 1.0) * scale * white
             score = (denoise(point, sigma) - point) / noise_max**2
             total = total + 0.5 * weight * scale * (score * white).sum(dim=-1)
         return total
@@ -142,7 +142,7 @@ def _final_log_prob(denoise: DenoiseRows, actions: Tensor, noise_max: float) -> 
     for node, weight in _cubature(d_a):
         white = actions.new_tensor(node).expand_as(actions)
         constant = constant + weight * log_ratio(white).exp()
-    white = (actions - centre) / scale
+    white = (actions - center) / scale
     log_gaussian = -0.5 * (white.square() + LOG_2PI).sum(dim=-1) - d_a * math.log(scale)
     return log_gaussian + log_ratio(white) - constant.log()
 

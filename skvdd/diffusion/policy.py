@@ -61,7 +61,7 @@ class DiffusionPolicy(BaseDiffusionPolicy):
     r"""A diffusion policy: slow, expressive, and the teacher of everything else here.
 
     A network :math:`D` learns to remove Gaussian noise from actions, given the state window, by
-    minimising
+    minimizing
 
     .. math:: E_{(s, a),\, \sigma,\, \epsilon}\;
               \lambda(\sigma)\, \| D(a + \sigma\epsilon;\, s, \sigma) - a \|^2 ,
@@ -73,14 +73,14 @@ class DiffusionPolicy(BaseDiffusionPolicy):
     Distillation.
 
     With ``sde="vp"`` it is the variance-preserving one ("DDPM" [3]_): the network predicts the
-    noise in :math:`a_t = \alpha_t a + \sqrt{1 - \alpha_t^2}\, \epsilon` and minimises
+    noise in :math:`a_t = \alpha_t a + \sqrt{1 - \alpha_t^2}\, \epsilon` and minimizes
     :math:`\| \hat\epsilon - \epsilon \|^2` at times uniform in the process, and actions are drawn
     by the discrete process of ``n_steps``, with every estimate of the clean action clipped to the
     range of the data. Divided by :math:`\alpha_t`, the noised action is
     :math:`a + \sigma \epsilon` with :math:`\sigma = \sqrt{1 - \alpha_t^2} / \alpha_t`: every noise
     level, score and likelihood here speaks of that variable, so that both families are used and
     distilled alike. Times are drawn from the whole interval, not from the steps alone; the levels
-    between them are then learnt too, and the number of steps can be chosen anew in `sample`.
+    between them are then learned too, and the number of steps can be chosen anew in `sample`.
 
     Parameters
     ----------

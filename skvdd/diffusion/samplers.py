@@ -20,7 +20,7 @@ Denoise = Callable[[Any, float], Any]
 def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Sequence[Tensor]) -> Tensor:
     """Integrate the probability-flow ODE with Euler's method.
 
-    In the variance-exploding parameterisation this is also DDIM (Song et al., 2021): its update
+    In the variance-exploding parameterization this is also DDIM (Song et al., 2021): its update
     ``x' = (sigma'/sigma) x + (1 - sigma'/sigma) D`` is the Euler step written in another way.
     """
     for sigma, sigma_next in pairwise(sigmas):
@@ -152,6 +152,6 @@ def draw_actions(
 
 def medoid(actions: Tensor) -> Tensor:
     """Return of each row's actions (n, S, d_a) the one nearest to the others, (n, d_a)."""
-    distance = sum((actions - other[:, None]).norm(dim=-1) for other in actions.unbind(dim=1))
-    nearest = distance.argmin(dim=1)  # type: ignore[union-attr]
+    distance: Any = sum((actions - one[:, None]).norm(dim=-1) for one in actions.unbind(dim=1))
+    nearest = distance.argmin(dim=1)
     return actions[nearest.new_tensor(range(len(actions))), nearest]

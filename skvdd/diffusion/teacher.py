@@ -207,7 +207,7 @@ def is_ready(teacher: Any) -> bool:
 
 
 def teacher_digest(teacher: Any) -> str:
-    """Return a short text that differs for teachers that differ, as far as can be told."""
+    """Return a short text that differs for teachers that differ, as far as possible."""
     teacher = unfrozen(teacher)
     policy = last_step(teacher)
     if not isinstance(policy, DiffusionPolicy):

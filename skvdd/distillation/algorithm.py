@@ -168,7 +168,7 @@ class Distillation:
     @torch.no_grad()
     def _score(self, context: Tensor, samples: Tensor, sigma: Tensor) -> Tensor:
         """Return the teacher's scores at samples (n, K, v, d_a), one noise level a state."""
-        actions = samples.flatten(1, 2)
+        actions = samples.detach().flatten(1, 2)
         n, n_actions = actions.shape[:2]
         size = n if actions.is_cuda else max(1, CACHED_ACTIONS // n_actions)
         blocks = zip(*(t.split(size) for t in (context, actions, sigma[:, None])), strict=True)

@@ -176,10 +176,12 @@ class TeacherMixin:
         """Raise a ValueError if a teacher has not the noise levels that are wanted."""
 
     def _complete(self, fit: Fit) -> Data:
-        """Take the teacher's action shape where no actions are given, else compare it."""
+        """Compare the data with the teacher; where no actions are given, take its action shape."""
         data, n_actions = fit.data, len(fit.teacher.action_scale)
+        _check_same_columns(data, fit.teacher)
         if data.actions is None:
-            return replace(data, action_shape=getattr(fit.teacher, "action_shape", (n_actions,)))
+            shape = getattr(fit.teacher, "action_shape", (n_actions,))
+            return replace(data, X=_as_asked(data, fit.teacher), action_shape=shape)
         if data.n_actions != n_actions:
             raise ValueError(
                 f"y has {data.n_actions} action dimensions, but the teacher has {n_actions}."
@@ -269,9 +271,32 @@ class TeacherContexts:
                 return None
             return torch.cat([self._encode(block) for block in fit.rows.split(MAX_ACTIONS)])
         X = fit.data.X if hasattr(fit.data.X, "columns") else fit.data.rows
-        raw = torch.from_numpy(np.asarray(self.teacher.prepare(X), dtype=np.float64))
+        # Writable, for torch: rows may be mapped from a file that is not.
+        raw = torch.from_numpy(np.require(self.teacher.prepare(X), np.float64, "CW"))
         blocks = raw.split(MAX_ACTIONS)
         return torch.cat([self.teacher.context(block.to(fit.device)) for block in blocks])
+
+
+def _check_same_columns(data: Data, teacher: Teacher) -> None:
+    """Raise a ValueError if a teacher's network, or a step before it, takes other rows."""
+    its = teacher.network
+    if its is None:
+        if not teacher.sees_states:  # the steps of a pipeline check their columns
+            teacher.prepare(data.X[:1] if hasattr(data.X, "columns") else data.rows[:1])
+    elif its.layout.n_columns != data.layout.n_columns:
+        raise ValueError(
+            f"X has {data.layout.n_columns} columns, but the teacher has learned from "
+            f"{its.layout.n_columns}."
+        )
+
+
+def _as_asked(data: Data, teacher: Teacher) -> Any:
+    """Return the observations as a teacher's `sample` takes them: windows where `context` does."""
+    named = hasattr(data.X, "columns")  # by which the steps of a pipeline may choose
+    if named and (isinstance(teacher, PolicyTeacher) or not teacher.sees_states):
+        return data.X
+    rows, layout = data.rows, data.layout
+    return rows if layout.goal_dim else rows.reshape(-1, layout.window_size, layout.n_states)
 
 
 def _index(fit: Fit, n: int) -> Tensor:

@@ -6,7 +6,6 @@ actions ``d_a``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from skvdd.diffusion.teacher import Teacher
 from skvdd.distillation.generator import BaseGeneratorDistiller
-from skvdd.distillation.paths import Denoise, GeneratorNetwork, heun_step, measure
+from skvdd.distillation.paths import Denoise, GeneratorNetwork, PathBatch, heun_step, measure
 from skvdd.encoders import Encoder
 from skvdd.training.loop import Loss
 from skvdd.training.minibatches import draw
@@ -31,9 +30,9 @@ class ConsistencyLoss:
     Parameters
     ----------
     total : Tensor of shape ()
-        What is minimised, the mean distance.
+        What is minimized, the mean distance.
     distance : Tensor of shape (n, S)
-        Between the student's answers at two neighbouring points of a path.
+        Between the student's answers at two neighboring points of a path.
 
     Examples
     --------
@@ -153,10 +152,9 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
 
     so that :math:`f(a, \epsilon) = a` at :math:`\epsilon` = ``noise_min``. Of a teacher that
     predicts the noise (``sde="vp"``), it is :math:`f = a - (\sigma - \epsilon) F` instead. It is
-    trained to give the same answer at neighbouring points of a path.
+    trained to give the same answer at neighboring points of a path.
 
-    Unlike a mixture it has no density: there is no ``log_prob``, and `score` is minus an energy
-    score, which cannot be compared with a log-likelihood.
+    It has no density: there is no ``log_prob``, and `score` is minus an energy score.
 
     Parameters
     ----------
@@ -294,24 +292,16 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
 
     # -- private steps ---------------------------------------------------------------------------
 
-    def _loss(
-        self,
-        student: Callable[..., Tensor],
-        target: Callable[..., Tensor],
-        teacher: Denoise,
-        actions: Tensor,
-        noise: Tensor,
-        levels: Tensor,
-        generator: torch.Generator,
-    ) -> Loss:
-        positive = levels[1:]  # a path ends at noise_min
-        n = draw(partial(torch.randint, len(positive) - 1), actions.shape[:2], generator)
+    def _loss(self, batch: PathBatch) -> Loss:
+        positive = batch.levels[1:]  # a path ends at noise_min
+        index = partial(torch.randint, len(positive) - 1)
+        n = draw(index, batch.actions.shape[:2], batch.generator)
         loss = consistency_loss(
-            student,
-            target,
-            teacher,
-            actions,
-            noise,
+            batch.student,
+            batch.target,
+            batch.teacher,
+            batch.actions,
+            batch.noise,
             positive[n + 1],
             positive[n],
             distance=self.distance,

@@ -47,7 +47,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
     n_experts : int, default=8
         Number of experts, ``K``.
     objective : {"smoothed", "published"}, default="smoothed"
-        Which objective the experts minimise.
+        Which objective the experts minimize.
     noise : {"loguniform", "uniform", "anneal"}, default="loguniform"
         Noise level of a step: log-uniform or uniform on ``[noise_min, noise_max]``; ``"anneal"``,
         log-uniform with the upper bound falling from ``noise_max`` to ``noise_min`` over training.
@@ -152,7 +152,7 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         "init": [StrOptions({"kmeans", "random"})],
         "init_iter": [Interval(Integral, 0, None, closed="left")],
     }
-    _detach_gating = True  # it judges the experts, and does not shape their features
+    _detach_gating = True  # it assigns the experts, and does not shape their features
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import NOISE_DRAWS
 from skvdd.diffusion.samplers import medoid
 from skvdd.distillation.base import TeacherContexts, TeacherMixin, another_teacher
-from skvdd.distillation.paths import RHO, Denoise, GeneratorNetwork, jump_levels
+from skvdd.distillation.paths import RHO, GeneratorNetwork, PathBatch, jump_levels
 from skvdd.metrics import energy_score
 from skvdd.randomness import RandomStates, row_noise
 from skvdd.training.fit import Fit, Stage
@@ -151,17 +151,8 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
     # -- what a subclass gives -------------------------------------------------------------------
 
     @abstractmethod
-    def _loss(
-        self,
-        student: Denoise,
-        target: Denoise,
-        teacher: Denoise,
-        actions: Tensor,
-        noise: Tensor,
-        levels: Tensor,
-        generator: torch.Generator,
-    ) -> Loss:
-        """Return the loss at clean actions and noise (n, S, d_a), on levels ascending from zero."""
+    def _loss(self, batch: PathBatch) -> Loss:
+        """Return the loss on a minibatch."""
 
     @abstractmethod
     def _overrides(self, noise_min: float) -> dict[str, Any]:
@@ -266,10 +257,12 @@ class GeneratorStep:
         Noise levels, ascending from zero.
     """
 
-    def __init__(self, fit: Fit, objective: Any, n_levels: int, target_decay: float) -> None:
+    def __init__(
+        self, fit: Fit, objective: Callable[[PathBatch], Loss], n_levels: int, target_decay: float
+    ) -> None:
         self.fit, self.objective, self.target_decay = fit, objective, target_decay
         self.network: Any = fit.network
-        self.target = copy.deepcopy(self.network).requires_grad_(False)
+        self.target: Any = copy.deepcopy(self.network).requires_grad_(False)
         self.contexts = TeacherContexts(fit)
         levels = karras(n_levels, fit.teacher.noise_min, fit.teacher.noise_max, RHO).flip(0)
         self.levels = levels.float().to(fit.device)
@@ -283,7 +276,7 @@ class GeneratorStep:
             context = self.contexts.of(index, rows)
         clean = self.fit.actions.index_select(0, index)[:, None].expand(-1, NOISE_DRAWS, -1)
         noise = draw(torch.randn, clean.shape, self.fit.generator)
-        return self.objective(
+        batch = PathBatch(
             self.network.conditioned(rows),
             target,
             partial(self.fit.teacher.denoise, context),
@@ -292,12 +285,13 @@ class GeneratorStep:
             self.levels,
             self.fit.generator,
         )
+        return self.objective(batch)
 
     @torch.no_grad()
     def _update_target(self) -> None:
         """Move the target towards what the last iteration made of the student."""
         target, own = ([*network.parameters()] for network in (self.target, self.network))
-        torch._foreach_lerp_(target, own, 1.0 - self.target_decay)  # type: ignore[arg-type]
+        torch._foreach_lerp_(target, own, 1.0 - self.target_decay)
 
 
 def levels_of(teacher: Any) -> dict[str, float]:

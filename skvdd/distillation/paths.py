@@ -7,6 +7,7 @@ students are functions of noisy actions (n, S, d_a) and noise levels (n, S).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,34 @@ RHO = 7.0  # spacing of the noise levels, that of EDM
 HUBER = 0.03  # where the pseudo-Huber distance turns from a square to a norm, standardized actions
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class PathBatch:
+    """What a loss on a minibatch sees.
+
+    Parameters
+    ----------
+    student, target : callable
+        The student in the rows of the minibatch, ``student(actions, sigma)``, with the weights
+        that are trained and with their EMA, frozen.
+    teacher : callable
+        ``D(actions, sigma)``, the teacher's expected clean action in the same rows.
+    actions, noise : Tensor of shape (n, S, d_a)
+        Clean actions, and standard normal noise for each.
+    levels : Tensor of shape (n_levels + 1,)
+        Noise levels of a path, ascending from zero.
+    generator : torch.Generator
+        Source of random numbers, for `skvdd.training.draw`.
+    """
+
+    student: Callable[..., Tensor]
+    target: Callable[..., Tensor]
+    teacher: Denoise
+    actions: Tensor
+    noise: Tensor
+    levels: Tensor
+    generator: torch.Generator
 
 
 class GeneratorNetwork(PolicyNetwork):

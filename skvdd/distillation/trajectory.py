@@ -20,7 +20,7 @@ from torch import Tensor
 from skvdd._sklearn import Interval
 from skvdd.diffusion.teacher import Teacher
 from skvdd.distillation.generator import BaseGeneratorDistiller
-from skvdd.distillation.paths import Denoise, GeneratorNetwork, heun_step, measure
+from skvdd.distillation.paths import Denoise, GeneratorNetwork, PathBatch, heun_step, measure
 from skvdd.encoders import Encoder
 from skvdd.training.fit import Fit
 from skvdd.training.loop import Loss
@@ -36,7 +36,7 @@ class TrajectoryLoss:
     Parameters
     ----------
     total : Tensor of shape ()
-        What is minimised.
+        What is minimized.
     consistency : Tensor of shape (n, S)
         Distance between the student's jump and the teacher's walk, both taken on to level zero.
     denoising : Tensor of shape (n, S)
@@ -133,14 +133,10 @@ def trajectory_loss(
 
     >>> import torch
     >>> from skvdd.distillation.trajectory import trajectory_loss
+    >>> zero = lambda actions, t, s=None: torch.zeros_like(actions)
     >>> actions, noise = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
     >>> path, s = torch.tensor([[[2.0]], [[1.0]]]), torch.tensor([[0.5]])
-    >>> loss = trajectory_loss(
-    ...     lambda actions, t, s: torch.zeros_like(actions),
-    ...     lambda actions, t, s: torch.zeros_like(actions),
-    ...     lambda actions, sigma: torch.zeros_like(actions),
-    ...     *(actions, noise, path, s),
-    ... )
+    >>> loss = trajectory_loss(zero, zero, zero, actions, noise, path, s)
     >>> loss.total, loss.denoising
     (tensor(0.), tensor([[0.]]))
     """
@@ -212,11 +208,9 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
 
     where :math:`g` starts as the teacher's denoiser, to which :math:`g(a_t, t, t)` stays equal.
     As in robot policies [2]_, there is no adversarial term. A jump to :math:`s = 0` is what
-    `ConsistencyDistiller` learns; the others allow to draw actions in several jumps without adding
-    noise in between.
+    `ConsistencyDistiller` learns; the others draw actions in several jumps without new noise.
 
-    Unlike a mixture it has no density: there is no ``log_prob``, and `score` is minus an energy
-    score, which cannot be compared with a log-likelihood.
+    It has no density: there is no ``log_prob``, and `score` is minus an energy score.
 
     Parameters
     ----------
@@ -292,11 +286,6 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
         Columns of a flat row, ``T * d``.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Their names, if ``X`` had any.
-
-    See Also
-    --------
-    ConsistencyDistiller : Learns only where the paths end.
-    VDDDistiller : Distils into a mixture, which has a density.
 
     References
     ----------
@@ -381,24 +370,16 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
 
     # -- private steps ---------------------------------------------------------------------------
 
-    def _loss(
-        self,
-        student: Callable[..., Tensor],
-        target: Callable[..., Tensor],
-        teacher: Denoise,
-        actions: Tensor,
-        noise: Tensor,
-        levels: Tensor,
-        generator: torch.Generator,
-    ) -> Loss:
-        uniform = draw(torch.rand, (2, *actions.shape[:2]), generator, dim=1)
-        path, s = draw_jumps(uniform, levels, self.solver_steps)
+    def _loss(self, batch: PathBatch) -> Loss:
+        shape = (2, *batch.actions.shape[:2])
+        uniform = draw(torch.rand, shape, batch.generator, dim=1)
+        path, s = draw_jumps(uniform, batch.levels, self.solver_steps)
         loss = trajectory_loss(
-            student,
-            target,
-            teacher,
-            actions,
-            noise,
+            batch.student,
+            batch.target,
+            batch.teacher,
+            batch.actions,
+            batch.noise,
             path,
             s,
             dsm_weight=self.dsm_weight,

@@ -22,7 +22,7 @@ class ExpertLoss:
     Parameters
     ----------
     total : Tensor of shape ()
-        What is minimised.
+        What is minimized.
     score : Tensor of shape (n, K, v)
         ``f(a, s, t) . a``, whose gradient is the score trick of eq. 7.
     log_responsibility : Tensor of shape (n, K, v)

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussian experts: what they can be asked, and training them from data."""
+"""Mixtures of Gaussian experts: their queries, and training them from data."""
 
 from skvdd.mixture.em import GaussianMoEPolicy
 from skvdd.mixture.imc import IMCPolicy

@@ -1,4 +1,4 @@
-"""What every mixture-of-experts policy can be asked, however it was trained."""
+"""The queries of every mixture-of-experts policy, however it was trained."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class BaseMixturePolicy(DensityPolicy):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
         n_samples : int or None, default=None
-            Actions for each window; ``None`` draws one and leaves the axis out.
+            Actions for each row; ``None`` draws one and leaves the axis out.
         random_state : int, RandomState, sequence of n RandomState, or None
-            Source of the noise, drawn row by row: an action does not depend on its neighbours.
+            Source of the noise, drawn row by row: an action does not depend on its neighbors.
 
         Returns
         -------
         ndarray of shape (n, d_a) or (n, n_samples, d_a)
-            Actions in raw units; without the last axis if `fit` was given actions of shape (n,).
+            Actions in raw units, each in the shape that `fit` was given.
         """
         rows = self._check_rows(X)
         check_n_samples(n_samples)
@@ -82,7 +82,7 @@ class BaseMixturePolicy(DensityPolicy):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
         random_state : int, RandomState, sequence of n RandomState, or None
             Source of the noise; a sequence gives each row a stream of its own.
 
@@ -102,7 +102,7 @@ class BaseMixturePolicy(DensityPolicy):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
 
         Returns
         -------
@@ -119,7 +119,7 @@ class BaseMixturePolicy(DensityPolicy):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
         y : array-like of shape (n, d_a) or (n,)
             Actions, raw units.
 
@@ -138,7 +138,7 @@ class BaseMixturePolicy(DensityPolicy):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
 
         Returns
         -------
@@ -153,7 +153,7 @@ class BaseMixturePolicy(DensityPolicy):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
 
         Returns
         -------
@@ -171,7 +171,7 @@ class BaseMixturePolicy(DensityPolicy):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, T, d) or (n, T * d + g)
-            State windows.
+            Observations.
         y : array-like of shape (n, d_a) or (n,)
             Actions, raw units.
 

@@ -33,7 +33,7 @@ class Curriculum:
     log_weight : Tensor of shape (n, K)
         ``log w_nz``, at most 0.
     log_responsibility : Tensor of shape (n, K)
-        ``log p(z|n)``, the share of each expert in the weights of a row.
+        ``log p(z|n)``, the fraction of each expert in the weights of a row.
     """
 
     log_weight: Tensor
@@ -101,8 +101,9 @@ class _Rounds:
     def __init__(self, fit: Fit, eta: float, round_iter: int) -> None:
         self.fit, self.eta, self.round_iter = fit, eta, round_iter
         self.network: Any = fit.network
-        shape = (len(fit.rows), int(self.network.n_experts))
-        even = torch.full(shape, -math.log(shape[1]), dtype=torch.float32, device=fit.device)
+        n_experts = int(fit.network.config["n_experts"])
+        shape = (len(fit.rows), n_experts)
+        even = torch.full(shape, -math.log(n_experts), dtype=torch.float32, device=fit.device)
         self.curriculum = Curriculum(even, even.clone())
 
     @property

@@ -1,1 +1,1 @@
-"""Torch modules and pure tensor functions; nothing here knows of scikit-learn."""
+"""Torch modules and pure tensor functions; nothing here imports scikit-learn."""

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class ResidualBlock(nn.Module):
-    """``h + W2 silu(W1 norm(h))``: a pre-normalised residual layer of constant width.
+    """``h + W2 silu(W1 norm(h))``: a pre-normalized residual layer of constant width.
 
     The second matrix starts at zero, so a fresh stack of blocks is the identity.
 
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """A residual layer whose normalised input is scaled and shifted by a condition.
+    """A residual layer whose normalized input is scaled and shifted by a condition.
 
     The modulation is that of FiLM (Perez et al., 2018). It depends on the condition alone and
     broadcasts over whatever axes the hidden state has more, so it is computed once for all the
@@ -86,7 +86,7 @@ class NoiseEmbedding(nn.Module):
 
 
 class CausalAttentionBlock(nn.Module):
-    """A pre-normalised transformer block with causal self-attention.
+    """A pre-normalized transformer block with causal self-attention.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class CausalAttentionBlock(nn.Module):
         tokens : Tensor of shape (n, T, h)
             The sequence.
         last_only : bool, default=False
-            Return the last token alone, (n, 1, h): only it asks, though all are asked.
+            Return the last token alone, (n, 1, h): only its query is computed.
         """
         query, key, value = self._query_key_value(self.norm(tokens), last_only)
         # The other kernels of a GPU add up gradients in an order that changes from run to run.

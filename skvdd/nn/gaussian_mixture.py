@@ -84,7 +84,7 @@ def log_prob(mixture: GaussianMixture, actions: Tensor) -> Tensor:
 def log_responsibilities(mixture: GaussianMixture, actions: Tensor) -> Tensor:
     """Return ``log q(z|a, s)`` (eq. 15), shape (n, S, K), of actions of shape (n, S, d_a).
 
-    Normalised in log space, so that it stays exact however far an action lies from all experts.
+    Normalized in log space, so that it stays exact however far an action lies from all experts.
     """
     return torch.log_softmax(_joint(mixture, component_log_prob(mixture, actions)), dim=-1)
 

@@ -40,8 +40,8 @@ class MixtureNetwork(PolicyNetwork):
     scale_floor : float
         Lowest diagonal entry of a Cholesky factor, in standardized actions.
     detach_gating : bool
-        Whether the gating sends no gradient into the encoder. In VDD it has to judge the experts,
-        not to shape them; maximum likelihood needs the gradient.
+        Whether the gating sends no gradient into the encoder. In VDD it assigns the experts,
+        and does not shape them; maximum likelihood needs the gradient.
     encoder_frozen : bool
         Whether the encoder is a teacher's, which is not trained.
 

@@ -67,17 +67,24 @@ def build_encoder(encoder: BuildsEncoder, layout: RowLayout) -> tuple[nn.Module,
     ValueError
         If the module does not map (n, T * d + g) to (n, h).
     """
-    module = encoder.build(layout).to(torch.float32)
+    module = encoder.build(layout)
+    rule = (
+        f"encoder {type(encoder).__name__} must build a module that maps rows (n, "
+        f"{layout.n_columns}) to features (n, h)"
+    )
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{rule}: its build returned {type(module).__name__}.")
+    module.to(torch.float32)
     device = next((p.device for p in module.parameters()), torch.empty(0).device)
     trial = torch.zeros(2, layout.n_columns, dtype=torch.float32, device=device)
     training = module.training
-    with torch.no_grad():
-        features = module.eval()(trial)
+    try:
+        with torch.no_grad():
+            features = module.eval()(trial)
+    except RuntimeError as error:  # which torch raises for shapes that do not fit
+        raise ValueError(f"{rule}: two rows raised {error}.") from error
     module.train(training)
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
         came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(
-            f"encoder {type(encoder).__name__} must build a module that maps rows (n, "
-            f"{layout.n_columns}) to features (n, h): two rows gave {came}."
-        )
+        raise ValueError(f"{rule}: two rows gave {came}.")
     return module, features.shape[1]

@@ -85,7 +85,7 @@ class Normalization(nn.Module):
         return mean - FARTHEST * scale, mean + FARTHEST * scale
 
 
-def column_statistics(blocks: Iterable[NDArray]) -> tuple[NDArray, NDArray]:
+def column_statistics(blocks: Iterable[NDArray], name: str = "values") -> tuple[NDArray, NDArray]:
     """Return mean and scale (n_columns,) of rows that come in blocks.
 
     The scale is the standard deviation; of a column that is constant but for rounding it is one.
@@ -94,10 +94,17 @@ def column_statistics(blocks: Iterable[NDArray]) -> tuple[NDArray, NDArray]:
     ----------
     blocks : iterable of ndarray of shape (m, n_columns), float64
         The rows.
+    name : str, default="values"
+        What they are, for messages.
 
     Returns
     -------
     mean, scale : ndarray of shape (n_columns,), float64
+
+    Raises
+    ------
+    ValueError
+        If values are so large that their squares are not finite.
 
     Notes
     -----
@@ -107,21 +114,32 @@ def column_statistics(blocks: Iterable[NDArray]) -> tuple[NDArray, NDArray]:
     count, mean, deviation, largest = 0, np.zeros(1), np.zeros(1), np.zeros(1)
     single: NDArray = np.ones(1, dtype=bool)  # whether all values so far are float32 numbers
     for block in blocks:
-        block_mean = block.mean(axis=0)
-        shifted = block - block_mean
-        # The second term takes back the rounding of the mean.
-        squares = (shifted**2).sum(axis=0) - shifted.sum(axis=0) ** 2 / len(block)
+        block_mean, squares = _moments(block)
         total, difference = count + len(block), block_mean - mean
-        deviation = deviation + squares + difference**2 * (count * len(block) / total)
-        mean = mean + difference * (len(block) / total)
         largest = np.maximum(largest, np.abs(block).max(axis=0))
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            deviation = deviation + squares + difference**2 * (count * len(block) / total)
+            mean = mean + difference * (len(block) / total)
             single = single & (block == block.astype(np.float32)).all(axis=0)
         count = total
+    if not np.isfinite(deviation).all():
+        raise ValueError(
+            f"{name} has values of up to {largest.max():.4g}, whose squares are not finite. Leave "
+            "out what is no measurement, or give them in a larger unit."
+        )
     scale = np.sqrt(np.maximum(deviation, 0.0) / count)
     precision = np.where(single, np.finfo(np.float32).eps, np.finfo(np.float64).eps)
     constant = scale <= np.maximum(ROUNDING * precision * largest, SMALLEST)
     return mean, np.where(constant, 1.0, scale)
+
+
+def _moments(block: NDArray) -> tuple[NDArray, NDArray]:
+    """Return means and sums of squared deviations of the columns; not finite if they overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = block.mean(axis=0)
+        shifted = block - mean
+        # The second term takes back the rounding of the mean.
+        return mean, (shifted**2).sum(axis=0) - shifted.sum(axis=0) ** 2 / len(block)
 
 
 def row_statistics(rows: NDArray, layout: RowLayout) -> tuple[NDArray, NDArray]:
@@ -131,9 +149,10 @@ def row_statistics(rows: NDArray, layout: RowLayout) -> tuple[NDArray, NDArray]:
     """
     n_window, n_states = layout.n_window, layout.n_states
     states = (block[:, :n_window].reshape(-1, n_states) for block in blocks_of(rows))
-    parts = [np.tile(column_statistics(states), layout.window_size)]
+    parts = [np.tile(column_statistics(states, "X"), layout.window_size)]
     if layout.goal_dim:
-        parts.append(np.stack(column_statistics(b[:, n_window:] for b in blocks_of(rows))))
+        goals = (block[:, n_window:] for block in blocks_of(rows))
+        parts.append(np.stack(column_statistics(goals, "X")))
     mean, scale = np.concatenate(parts, axis=1)
     return mean, scale
 
@@ -144,7 +163,7 @@ def action_statistics(actions: NDArray, n_dimensions: int) -> tuple[NDArray, NDA
     The steps of a chunk share the statistics of their ``n_dimensions`` numbers.
     """
     steps = (block.reshape(-1, n_dimensions) for block in blocks_of(actions))
-    mean, scale = np.tile(column_statistics(steps), actions.shape[1] // n_dimensions)
+    mean, scale = np.tile(column_statistics(steps, "y"), actions.shape[1] // n_dimensions)
     return mean, scale
 
 

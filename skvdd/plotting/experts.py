@@ -17,7 +17,7 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from skvdd.diffusion import ScoreTeacher
+from skvdd.diffusion import Teacher
 from skvdd.plotting.style import MUTED, choose_axes, expert_colors, line_handle, text_color
 
 Array = NDArray[np.floating]
@@ -30,7 +30,7 @@ ARROWS = 16  # of the score field, along the longer side of a panel
 class ExpertsDisplay:
     """Experts over the density of their teacher, for a few states (figure 2 of the paper).
 
-    It is recommended to use `from_estimator`. Grey is the square root of the teacher's
+    It is recommended to use `from_estimator`. Gray is the square root of the teacher's
     density, each panel relative to its peak, so that rare modes can be seen. An expert is
     drawn by its one- and two-sigma ellipses, the stronger the more weight the gating gives
     it; experts below 1 % are left out. Arrows are the teacher's score: its direction, and a
@@ -58,7 +58,7 @@ class ExpertsDisplay:
     figure_ : matplotlib Figure
         Their figure.
     experts_ : list of matplotlib Artist
-        Ellipses and centres.
+        Ellipses and centers.
 
     See Also
     --------
@@ -119,12 +119,12 @@ class ExpertsDisplay:
             Has ``gating`` and ``experts``.
         X : array-like of shape (m, d), (m, T, d) or (m, T * d + g)
             One window per panel.
-        teacher : policy or ScoreTeacher, default=None
+        teacher : policy, ScoreTeacher or Teacher, default=None
             Whose density is drawn: it has ``log_prob`` and ``sample``; the samples only find the
-            extent of the grid. None draws the density of the policy itself. A `ScoreTeacher` has
-            no density, only arrows.
+            extent of the grid. None draws the density of the policy itself. A `ScoreTeacher`, or
+            another `skvdd.diffusion.Teacher`, has no density, only arrows.
         score_level : float, default=None
-            Noise level, in standardised actions, at which the teacher's score is drawn as arrows;
+            Noise level, in standardized actions, at which the teacher's score is drawn as arrows;
             None draws none.
         grid_size : int, default=48
             Points of the grid along each action.
@@ -135,7 +135,7 @@ class ExpertsDisplay:
         action_names : tuple of str, default=("action 0", "action 1")
             Labels of the axes, with units.
         action_scale : float, default=1.0
-            Factor of the numbers at the axes: 1000 shows metres in millimetres.
+            Factor of the numbers at the axes: 1000 shows meters in millimeters.
 
         Returns
         -------
@@ -182,7 +182,7 @@ class ExpertsDisplay:
         action_names : tuple of str, default=("action 0", "action 1")
             Labels of the axes, with units.
         action_scale : float, default=1.0
-            Factor of the numbers at the axes: 1000 shows metres in millimetres.
+            Factor of the numbers at the axes: 1000 shows meters in millimeters.
 
         Returns
         -------
@@ -303,11 +303,11 @@ class ExpertsDisplay:
 
 def _check_estimators(policy: Any, teacher: Any, score_level: float | None) -> None:
     _check_has("policy", policy, ("gating", "experts"))
-    if isinstance(teacher, ScoreTeacher):
+    if isinstance(teacher, Teacher):
         if score_level is None:
             raise ValueError(
-                "score_level must be a noise level where teacher is a ScoreTeacher, which has no "
-                "density to draw, got None."
+                f"score_level must be a noise level where teacher is a {type(teacher).__name__}, "
+                "which has no density to draw, got None."
             )
         return
     _check_has("teacher", teacher, ("log_prob", "sample"))
@@ -339,7 +339,7 @@ def _action_grid(
     drawn = gates > GATE_THRESHOLD
     reach = 2.0 * np.sqrt(np.diagonal(covariances, axis1=-2, axis2=-1))[drawn]
     points = [means[drawn] - reach, means[drawn] + reach]
-    if hasattr(teacher, "sample"):
+    if not isinstance(teacher, Teacher) and hasattr(teacher, "sample"):
         points.append(teacher.sample(X, 256, random_state=0).reshape(-1, 2))
     low, high = np.min(np.concatenate(points), axis=0), np.max(np.concatenate(points), axis=0)
     margin = 0.1 * (high - low)
@@ -358,11 +358,11 @@ def _density_on_grid(teacher: Any, X: Array, grid: tuple[Array, Array]) -> Array
 def _scores_on_grid(
     teacher: Any, policy: Any, X: Array, grid: tuple[Array, Array], level: float
 ) -> Array:
-    """Return the teacher's scores (m, g, g, 2) at a noise level in standardised actions."""
+    """Return the teacher's scores (m, g, g, 2) at a noise level in standardized actions."""
     mesh = np.stack(np.meshgrid(*grid), axis=-1)
     actions = mesh.reshape(-1, 2)
-    if isinstance(teacher, ScoreTeacher):
-        rows = _score_of_function(teacher, policy, X, actions, level)
+    if isinstance(teacher, Teacher):
+        rows = _scores_of_teacher(teacher, policy, X, actions, level)
     else:
         rows = np.stack(
             [
@@ -373,22 +373,23 @@ def _scores_on_grid(
     return rows.reshape(len(X), *mesh.shape)
 
 
-def _score_of_function(
-    teacher: ScoreTeacher, policy: Any, X: Array, actions: Array, level: float
+def _scores_of_teacher(
+    teacher: Teacher, policy: Any, X: Array, actions: Array, level: float
 ) -> Array:
-    """Return the scores (n, S, d_a) of a score function, raw units, called as in training."""
+    """Return the scores (n, S, d_a) of a teacher, raw units, asked as in training."""
     rows = X.reshape(len(X), -1)
     states = (
         rows if getattr(policy, "goal_dim", 0) else rows.reshape(len(X), policy.window_size, -1)
     )
+    device = getattr(teacher, "device", "cpu")
+    standard = (actions - teacher.action_mean) / teacher.action_scale
     with torch.no_grad():
-        standard = torch.tensor((actions - teacher.action_mean) / teacher.action_scale)
         scores = teacher.score(
-            teacher.context(torch.tensor(states, dtype=torch.float64)),
-            standard.to(torch.float32).expand(len(X), -1, -1),
-            torch.full((len(X), 1), level, dtype=torch.float32),
+            teacher.context(torch.as_tensor(teacher.prepare(states), device=device)),
+            torch.tensor(standard, dtype=torch.float32, device=device).expand(len(X), -1, -1),
+            torch.full((len(X), 1), level, dtype=torch.float32, device=device),
         )
-    return scores.double().numpy() / teacher.action_scale
+    return scores.double().cpu().numpy() / teacher.action_scale
 
 
 def _moment_of(policy: Any) -> str:
@@ -474,7 +475,7 @@ def _arrows(scores: Array) -> Array:
 
 
 def _density_colors() -> LinearSegmentedColormap:
-    """Return a map from the background, whatever it is, part of the way to the colour of text."""
+    """Return a map from the background, whatever it is, part of the way to the color of text."""
     ink = to_rgb(text_color())
     return LinearSegmentedColormap.from_list("density", [(*ink, 0.0), (*ink, 0.4)])
 

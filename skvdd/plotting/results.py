@@ -1,4 +1,4 @@
-"""What came out: behaviours shown, ablations, and the time of a decision."""
+"""What came out: behaviors shown, ablations, and the time of a decision."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ BAR_COLOR = EXPERT_COLORS[0]
 
 
 # ---------------------------------------------------------------------------------------
-# Behaviours
+# Behaviors
 # ---------------------------------------------------------------------------------------
 
 
 class BehaviorDisplay:
-    """How often each behaviour is shown: demonstrations and policies below each other.
+    """How often each behavior is shown: demonstrations and policies below each other.
 
     It is recommended to use `from_estimator` or `from_evaluations`. A bar is the share of all
-    episodes that succeeded with this behaviour, so that the bars of a panel add up to the success
-    rate; the dotted line is where all would be if every behaviour were as frequent.
+    episodes that succeeded with this behavior, so that the bars of a panel add up to the success
+    rate; the dotted line is where all would be if every behavior were as frequent.
 
     Parameters
     ----------
     behaviors : sequence of str
-        Names of the B behaviours, along the axis.
+        Names of the B behaviors, along the axis.
     frequencies : ndarray of shape (m, B)
         Share of the episodes of each source.
     labels : sequence of m str
@@ -53,7 +53,7 @@ class BehaviorDisplay:
     entropies : sequence of m float
         Task entropy of each source, in the titles.
     n_behaviors : int, default=None
-        Behaviours that the task has, for the dotted line; None draws none.
+        Behaviors that the task has, for the dotted line; None draws none.
 
     Attributes
     ----------
@@ -102,14 +102,14 @@ class BehaviorDisplay:
         random_state: int | np.random.RandomState | None = None,
         ax: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     ) -> BehaviorDisplay:
-        """Roll a policy out and draw its behaviours.
+        """Roll a policy out and draw its behaviors.
 
         Parameters
         ----------
         policy : fitted policy
             What `skvdd.evaluation.evaluate_policy` takes.
         env_id : str
-            A registered environment that tells behaviours apart.
+            A registered environment that tells behaviors apart.
         n_episodes : int, default=100
             Number of rollouts.
         demonstrations : Demonstrations, default=None
@@ -149,14 +149,14 @@ class BehaviorDisplay:
         names: Callable[[Any], str] | None = None,
         ax: Axes | Sequence[Axes] | NDArray[Any] | None = None,
     ) -> BehaviorDisplay:
-        """Draw the behaviours of evaluations, and of demonstrations beside them.
+        """Draw the behaviors of evaluations, and of demonstrations beside them.
 
         Parameters
         ----------
         sources : mapping of str to Evaluation or Demonstrations
             What to draw under which title; at least one is an evaluation.
         names : callable, default=None
-            Returns the name of a behaviour; None takes the gaps of Avoiding, elsewhere ``str``.
+            Returns the name of a behavior; None takes the gaps of Avoiding, elsewhere ``str``.
         ax : matplotlib Axes or sequence of them, default=None
             Where to draw, one for each source; None makes a figure.
 
@@ -170,7 +170,7 @@ class BehaviorDisplay:
         ------
         ValueError
             If there is no evaluation among the sources, they are of several tasks, or the task
-            tells no behaviours apart.
+            tells no behaviors apart.
         """
         env_id, base = _task_of(sources)
         name = _names_of(env_id) if names is None else names
@@ -228,12 +228,12 @@ class BehaviorDisplay:
             panel.set(ylabel="share", xlim=(-0.7, n_behaviors - 0.3))
             panel.label_outer()
             open_frame(panel)
-        self.axes_[-1].set_xlabel("behaviour")
+        self.axes_[-1].set_xlabel("behavior")
         return self
 
 
 def _task_of(sources: Mapping[str, Evaluation | Demonstrations]) -> tuple[str, int]:
-    """Return the environment of the evaluations, and how many behaviours it has."""
+    """Return the environment of the evaluations, and how many behaviors it has."""
     evaluations = [s for s in sources.values() if not isinstance(s, Demonstrations)]
     tasks = {(evaluation.env_id, evaluation.entropy_base) for evaluation in evaluations}
     if len(tasks) != 1:
@@ -241,7 +241,7 @@ def _task_of(sources: Mapping[str, Evaluation | Demonstrations]) -> tuple[str, i
         raise ValueError(f"sources must hold evaluations of one task, got {came}.")
     ((env_id, base),) = tasks
     if base is None:
-        raise ValueError(f"sources must be of a task with behaviours, {env_id} tells none apart.")
+        raise ValueError(f"sources must be of a task with behaviors, {env_id} tells none apart.")
     return env_id, base
 
 
@@ -250,7 +250,7 @@ def _names_of(env_id: str) -> Callable[[Any], str]:
 
 
 def _solved_behaviors(source: Evaluation | Demonstrations) -> list[Behavior]:
-    """Return the behaviour of each episode, None where it failed."""
+    """Return the behavior of each episode, None where it failed."""
     if isinstance(source, Demonstrations):
         return list(source.behaviors)
     return [

@@ -1,4 +1,4 @@
-"""What all pictures share: colours that read on white and on black, axes, files."""
+"""What all pictures share: colors that read on white and on black, axes, files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-# Okabe and Ito's colours without yellow, which is lost on white, and black, which is lost on
+# Okabe and Ito's colors without yellow, which is lost on white, and black, which is lost on
 # black; then four more of those that stay farthest from them to any eye.
 EXPERT_COLORS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
     "#BB3344", "#88BB66", "#5544EE", "#2277FF",
 )  # fmt: skip
 SUCCESS_COLOR, FAILURE_COLOR, FINISH_COLOR = EXPERT_COLORS[:3]
-MUTED = "0.5"  # grey for what stands behind the data: as far from white as from black
+MUTED = "0.5"  # gray for what stands behind the data: as far from white as from black
 
 
 def expert_colors(n_experts: int) -> list[Any]:
-    """Return one colour per expert, the same in every picture.
+    """Return one color per expert, the same in every picture.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def expert_colors(n_experts: int) -> list[Any]:
     Returns
     -------
     colors : list of length K
-        Colours that people with colour-blindness can tell apart, for up to ten experts;
+        Colors that people with color-blindness can tell apart, for up to ten experts;
         beyond that, evenly spaced ones. All read on light and on dark backgrounds.
 
     Examples
@@ -73,7 +73,7 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def text_color() -> str:
-    """Return the colour of text in the current style of matplotlib: black or white, mostly."""
+    """Return the color of text in the current style of matplotlib: black or white, mostly."""
     return str(plt.rcParams["text.color"])
 
 

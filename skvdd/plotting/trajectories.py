@@ -38,11 +38,11 @@ COLUMNS = 4  # of panels
 
 
 class TrajectoriesDisplay:
-    """Rollouts of Avoiding in the plane, coloured by expert (figure 4 of the paper).
+    """Rollouts of Avoiding in the plane, colored by expert (figure 4 of the paper).
 
     It is recommended to use `from_estimator` or `from_evaluation`. Each point of a path has the
-    colour of the expert that the gating finds most likely there; without experts, a path has the
-    colour of its success. A cross ends every path that failed.
+    color of the expert that the gating finds most likely there; without experts, a path has the
+    color of its success. A cross ends every path that failed.
 
     Parameters
     ----------
@@ -142,8 +142,8 @@ class TrajectoriesDisplay:
         evaluation : Evaluation
             Result of `skvdd.evaluation.evaluate_policy` on Avoiding.
         policy : mixture policy, default=None
-            The policy that was evaluated, for the colours; None, or one that has no
-            ``gating``, colours by success.
+            The policy that was evaluated, for the colors; None, or one that has no
+            ``gating``, colors by success.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
 
@@ -363,7 +363,7 @@ def _label_outer(panels: NDArray[np.object_]) -> None:
 
 
 def _draw_scene(ax: Axes) -> None:
-    """Draw the table from above, towards the finish on the right, the robot at the top."""
+    """Draw the table from above, toward the finish on the right, the robot at the top."""
     for obstacle in OBSTACLES:
         circle = Circle(
             (obstacle.y, obstacle.x),

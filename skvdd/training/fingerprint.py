@@ -36,6 +36,13 @@ def plain_parameters(estimator: BaseEstimator) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return digest([value])
     known = isinstance(value, bool | int | float | str | None)
     return value if known else type(value).__name__

@@ -25,7 +25,7 @@ from skvdd.training.minibatches import BatchGenerator, add_noise, batch_generato
 from skvdd.training.processes import from_first
 from skvdd.training.rows import Rows, standard_rows
 
-# Modules of scikit-learn that pass an estimator's fit on and then end; all others go on fitting.
+# Modules of scikit-learn that pass an estimator's fit on and then end; all others fit more.
 PASSING_ON = ("sklearn.pipeline", "sklearn.base", "sklearn.callback", "sklearn.utils")
 
 
@@ -163,7 +163,7 @@ class Fit:
         """Standardized actions (n, m), for training; drawn from the teacher if none were given."""
         actions = self.data.actions
         if actions is None:
-            # Asked in raw units, as anybody would ask it.
+            # By its own sampler, in raw units.
             actions = self.teacher.sample(self.data.X, random_state=self.seed())
             actions = np.asarray(actions, dtype=np.float64).reshape(len(self.data.rows), -1)
         return standard_rows(self.network.action_normalization, actions, self.device)
@@ -181,7 +181,7 @@ class Fit:
         """Train the network for one stage, with reports to the callbacks.
 
         A KeyboardInterrupt ends the stage with a ConvergenceWarning; inside a search, which would
-        go on with other fits, it is raised again once the policy is fitted.
+        start other fits, it is raised again once the policy is fitted.
 
         Raises
         ------
@@ -253,7 +253,7 @@ class Fit:
 
 
 def is_inside_search() -> bool:
-    """Say whether a fit runs inside an estimator or search that will go on to other fits."""
+    """Say whether a fit runs inside an estimator or search that will start other fits."""
     frame = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")

@@ -264,7 +264,8 @@ class Run:
         weights, averages = self._weights
         torch._foreach_lerp_(averages, weights, 1.0 - memory)  # type: ignore[arg-type]
         own, buffers = self._buffers
-        torch._foreach_copy_(buffers, own)
+        if buffers:
+            torch._foreach_copy_(buffers, own)
 
     def report(self) -> dict[str, Any]:
         """Read back the losses since the last report and add their means to the history."""

@@ -21,7 +21,7 @@ class Replay:
 
     The first calls run it as it is, the next one records its kernels, and all later ones replay
     them: the function must do the same at each call, change what it remembers in place on the GPU,
-    and never wait for it. Random numbers go on as if it had been called.
+    and never wait for it. Random numbers continue as if it had been called.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Replay:
     def _capture(self, function: Callable[[], Tensor]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator.graphsafe_get_state())
-        # Other threads may go on with theirs: only this one records.
+        # Other threads may continue theirs: only this one records.
         with (
             CAPTURING,
             torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
