@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from benchmarks.limits import Machine
 from benchmarks.stopwatch import Times
-from skvdd import DiffusionPolicy, VDDDistiller
+from skvdd import DiffusionPolicy, TransformerEncoder, VDDDistiller
 from skvdd.datasets import load_demonstrations
 
 Row = tuple[Any, ...]
 
 WINDOW_SIZE = 5
-TRANSFORMER = {"encoder": "transformer", "hidden_size": 72, "n_layers": 4, "n_heads": 4}
+TRANSFORMER = {"encoder": TransformerEncoder(72, 4), "hidden_size": 72, "n_layers": 4}
 
 
 class Bench:
@@ -92,7 +92,7 @@ class Section:
 
 def student(**parameters: Any) -> VDDDistiller:
     """Return a fresh student whose experts start without training."""
-    return VDDDistiller(init="kmeans", window_size=WINDOW_SIZE, random_state=0, **parameters)
+    return VDDDistiller(init_iter=0, window_size=WINDOW_SIZE, random_state=0, **parameters)
 
 
 def milliseconds(seconds: float | None) -> str | None:

@@ -18,7 +18,7 @@ from skvdd.datasets.loading import RECORDED
 
 
 def success_rate(demonstrator: Demonstrator, behavior: str | int, n_contexts: int) -> float:
-    """Try a behaviour once in each of the first contexts of the test list.
+    """Try a behavior once in each of the first contexts of the test list.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def success_rate(demonstrator: Demonstrator, behavior: str | int, n_contexts: in
     Returns
     -------
     float
-        Share of the attempts that solve the task, and in this behaviour.
+        Share of the attempts that solve the task, and in this behavior.
     """
     env = gymnasium.make(demonstrator.env_id, disable_env_checker=True)
     try:
@@ -46,12 +46,12 @@ def success_rate(demonstrator: Demonstrator, behavior: str | int, n_contexts: in
 
 
 def main() -> None:
-    """Measure all tasks and behaviours and print a table."""
+    """Measure all tasks and behaviors and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contexts", type=int, default=30)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    print(f"| {arguments.contexts} contexts | behaviours | mean | the least of a behaviour |")
+    print(f"| {arguments.contexts} contexts | behaviors | mean | the least of a behavior |")
     print("| --- | --- | --- | --- |")
     for task, module in RECORDED.items():
         demonstrator = import_module(module).DEMONSTRATORS[task]

@@ -33,7 +33,7 @@ class Summary:
         return f"{self.mean:.3f} ± {self.std:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float]) -> Summary:
     """Return the summary of one value a seed; both quantities lie in [0, 1]."""
     values = np.asarray(values, dtype=float)
     mean, n = float(values.mean()), len(values)

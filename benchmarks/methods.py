@@ -79,7 +79,7 @@ def trained(
 
 
 # What an episode of hundreds of steps needs takes wider networks. In Pushing the rod has to touch
-# a cube to a millimetre: noise of states that helps a hand to recover elsewhere blurs that.
+# a cube to a millimeter: noise of states that helps a hand to recover elsewhere blurs that.
 WIDE = {"state_noise": 0.02, "hidden_size": 256}
 FINE = {"state_noise": 0.005, "hidden_size": 256, "batch_size": 1024}
 # A longer distillation: noise levels up to twice the spread of the actions show an expert modes
@@ -165,7 +165,7 @@ class Method:
     trained_as : str or None, default=None
         The method whose policy this one is, under other settings.
     settings : dict, default={}
-        Those settings.
+        Those settings, ``n_steps`` or ``sampler``.
     candidates : tuple of dict, default=()
         Parameters that a search compares; the first is the library's default.
     """
@@ -258,14 +258,16 @@ class Plan:
         demonstrations: str | None = None,
         n_demonstrations: int | None = None,
         parameters: dict[str, Any] | None = None,
+        make: Callable[..., Any] | None = None,
     ) -> Run:
-        """Return a run of a method; parameters replace the tuned ones."""
+        """Return a run of a method; parameters replace the tuned ones, ``make`` the class."""
         training = self.training(
             method,
             seed,
             demonstrations=demonstrations,
             n_demonstrations=n_demonstrations,
             parameters=parameters,
+            make=make,
         )
         return Run(
             name or method,
@@ -285,6 +287,7 @@ class Plan:
         demonstrations: str | None = None,
         n_demonstrations: int | None = None,
         parameters: dict[str, Any] | None = None,
+        make: Callable[..., Any] | None = None,
     ) -> Training:
         """Return the training of a method, and of its teacher of the same seed and data."""
         row = METHODS[method]
@@ -294,8 +297,8 @@ class Plan:
         }
         if row.trained_as:
             return self.training(row.trained_as, seed, **data)
-        settings = self.task.settings
-        estimator = row.make(window_size=self.task.window_size, random_state=seed, **settings)
+        settings = {"window_size": self.task.window_size, **self.task.settings}
+        estimator = (make or row.make)(random_state=seed, **settings)
         if "n_experts" in estimator.get_params():
             estimator.set_params(n_experts=self.task.n_experts)
         estimator.set_params(goal_dim=self.task.goal_dim)

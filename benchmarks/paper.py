@@ -23,6 +23,8 @@ from benchmarks import reports
 from benchmarks.methods import METHODS, TASKS, Plan, Task, candidate_name, read_tuned
 from benchmarks.reports import Records
 from benchmarks.runs import Run, execute, write
+from benchmarks.variants import HighestLevel, LowestLevel, UniformGating
+from skvdd import DiffusionPolicy
 
 BUDGETS = {"full": (1, 1), "quick": (4, 8)}  # divisors of rollouts and of iterations
 FIRST_SEED = 2  # the library's defaults were chosen on seeds 0 and 1, so these are not reported
@@ -42,7 +44,18 @@ LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
 TABLE_1 = ("VP", "VE", "VP-1", "VE-1", "CD-VE", "CTM-VE", "VDD-VP", "VDD-VE")
 TABLE_2 = ("EM", "IMC", "VDD-VP", "VDD-VE")
 N_EXPERTS = (1, 2, 4, 8, 16, 32)
-NOISES = ("min", "max", "uniform", "interval", "anneal", "loguniform")
+GATINGS: dict[str, dict[str, Any]] = {
+    "with gating": {},
+    "without gating": {"make": UniformGating},
+}
+# Between the bounds of the student, or over the whole range of its teacher.
+WHOLE = {name: getattr(DiffusionPolicy(), name) for name in ("noise_min", "noise_max")}
+NOISES: dict[str, dict[str, Any]] = {
+    "lowest level": {"make": LowestLevel, "parameters": WHOLE},
+    "highest level": {"make": HighestLevel, "parameters": WHOLE},
+    "uniform, whole range": {"parameters": {"noise": "uniform", **WHOLE}},
+    **{noise: {"parameters": {"noise": noise}} for noise in ("uniform", "anneal", "loguniform")},
+}
 BOUNDS = ((0.03, 0.1), (0.05, 0.25), (0.1, 0.5), (0.1, 1.0), (0.2, 0.5), (0.4, 1.0))
 STEPS = (16, 32, 64)
 DIFFICULTIES = {
@@ -74,10 +87,10 @@ def methods(*names: str) -> Callable[[Plan, Sequence[int]], list[Run]]:
 
 
 def students(variants: dict[str, dict[str, Any]]) -> Callable[[Plan, Sequence[int]], list[Run]]:
-    """Return the plan of an ablation: VDD from the VE teacher, defaults but for some parameters."""
+    """Return the plan of an ablation: VDD from the VE teacher, each variant with its options."""
     return lambda plan, seeds: [
-        replace(plan, tuned={}).run("VDD-VE", seed, name=name, parameters=parameters)
-        for name, parameters in variants.items()
+        replace(plan, tuned={}).run("VDD-VE", seed, name=name, **options)
+        for name, options in variants.items()
         for seed in seeds
     ]
 
@@ -176,30 +189,33 @@ EXPERIMENTS = {
         "Table 1: distillation, and the teachers", methods(*TABLE_1), reports.comparison
     ),
     "table2": Experiment(
-        "Table 2: mixtures of experts, learnt and distilled", methods(*TABLE_2), reports.comparison
+        "Table 2: mixtures of experts, learned and distilled", methods(*TABLE_2), reports.comparison
     ),
     "table3": Experiment("Table 3: time of one action", nothing, reports.action_times),
     "table5": Experiment("Table 5: steps of the sampler", sampler_steps, reports.steps),
     "table7": Experiment("Table 7: size and seconds of a student", nothing, reports.sizes),
     "figure3a": Experiment(
         "Figure 3a: number of experts",
-        students({f"VDD-VE, {n} experts": {"n_experts": n} for n in N_EXPERTS}),
+        students({f"VDD-VE, {n} experts": {"parameters": {"n_experts": n}} for n in N_EXPERTS}),
         reports.against_experts,
     ),
     "figure3b": Experiment(
         "Figures 3b and 3c: with and without a gating",
-        students({"with gating": {}, "without gating": {"learn_gating": False}}),
+        students(GATINGS),
         reports.dots,
     ),
     "figure3d": Experiment(
         "Figure 3d: choices of the noise level",
-        students({noise: {"noise": noise} for noise in NOISES}),
+        students(NOISES),
         reports.dots,
     ),
     "bounds": Experiment(
         "Bounds: of the noise level",
         students(
-            {f"{low:g} to {high:g}": {"noise_min": low, "noise_max": high} for low, high in BOUNDS}
+            {
+                f"{low:g} to {high:g}": {"parameters": {"noise_min": low, "noise_max": high}}
+                for low, high in BOUNDS
+            }
         ),
         reports.dots,
     ),

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import published
-from benchmarks.figures import Summary, dot_plot, grouped_dot_plot, line_plot, save, summarise
+from benchmarks.figures import Summary, dot_plot, grouped_dot_plot, line_plot, save, summarize
 from benchmarks.methods import METHODS, Plan, candidate_name
 from benchmarks.runs import machine, write
 from skvdd.evaluation import evaluate_policy, time_action
@@ -42,7 +42,7 @@ def comparison(plan: Plan, name: str, title: str, records: Records) -> str:
     }
     dot_plot(rows, both, title, plan.folder / f"{name}.png")
     return _markdown(
-        ("", "success", "paper", "entropy", "paper", "behaviours", "training, s", "seeds"),
+        ("", "success", "paper", "entropy", "paper", "behaviors", "training, s", "seeds"),
         (
             (row, own[0], success.get(row, ""), own[1], entropy.get(row, ""), *_sizes(records[row]))
             for row, own in rows.items()
@@ -141,9 +141,8 @@ def action_times(plan: Plan, name: str, title: str, records: Records) -> str:
         times = {}
         for teacher in ("VE", "VP"):
             policy, _ = plan.training(teacher, SHOWN_SEED).policy()
-            policy.set_params(sampler="euler")  # one evaluation a step
-            for nfe in NFES:
-                times[f"{teacher} {nfe}"] = time_action(policy.set_params(n_steps=nfe), window)
+            for nfe in NFES:  # of Euler's sampler, with one evaluation a step
+                times[f"{teacher} {nfe}"] = time_action(policy.with_sampler("euler", nfe), window)
         times["VDD 1"] = time_action(plan.training("VDD-VE", SHOWN_SEED).policy()[0], window)
         return times
 
@@ -171,7 +170,7 @@ def sizes(plan: Plan, name: str, title: str, records: Records) -> str:
             student = untuned.training(
                 "VDD-VE", SHOWN_SEED, parameters={"n_experts": n_experts}
             ).estimator
-            student.set_params(init="kmeans", max_iter=TIMED_ITERATIONS)
+            student.set_params(init_iter=0, max_iter=TIMED_ITERATIONS)
             start = time.perf_counter()
             student.fit(states, actions, teacher=teacher)
             seconds = time.perf_counter() - start
@@ -198,7 +197,7 @@ def sizes(plan: Plan, name: str, title: str, records: Records) -> str:
 
 
 def trajectories(plan: Plan, name: str, title: str, records: Records) -> str:
-    """Draw figure 4: rollouts coloured by the most probable expert, and each of eight experts."""
+    """Draw figure 4: rollouts colored by the most probable expert, and each of eight experts."""
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     axes = figure.subplots(3, 4)
     untuned = replace(plan, tuned={})
@@ -232,7 +231,7 @@ def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, An
 
 def _table(plan: Plan, records: Records) -> str:
     return _markdown(
-        ("", "success", "entropy", "behaviours", "training, s", "seeds"),
+        ("", "success", "entropy", "behaviors", "training, s", "seeds"),
         ((row, *own, *_sizes(records[row])) for row, own in _quantities(plan, records).items()),
     )
 
@@ -241,15 +240,15 @@ def _quantities(plan: Plan, records: Records) -> dict[str, tuple[Summary, Summar
     """Return success and entropy of each row."""
     return {
         row: (
-            summarise([run[plan.task.success] for run in runs]),
-            summarise([run["entropy"] for run in runs]),
+            summarize([run[plan.task.success] for run in runs]),
+            summarize([run["entropy"] for run in runs]),
         )
         for row, runs in records.items()
     }
 
 
 def _sizes(runs: list[dict[str, Any]]) -> tuple[str, str, str]:
-    """Return the mean number of behaviours and seconds of training, and the number of seeds."""
+    """Return the mean number of behaviors and seconds of training, and the number of seeds."""
     behaviors = statistics.fmean(run["n_behaviors"] for run in runs)
     seconds = statistics.fmean(run["training_seconds"] for run in runs)
     return f"{behaviors:.1f}", f"{seconds:.0f}", str(len(runs))

@@ -18,7 +18,7 @@ from benchmarks.bench import WINDOW_SIZE, Bench, Row, Section, both, millisecond
 from benchmarks.limits import count_flops, weight_bytes
 from benchmarks.methods import TASKS
 from benchmarks.stopwatch import Times, threads, time_calls, time_each
-from skvdd import DiffusionPolicy, GaussianMoEPolicy
+from skvdd import GaussianMoEPolicy
 from skvdd.datasets import load_demonstrations
 from skvdd.evaluation import evaluate_policy
 from skvdd.rollouts import BLOCK_SIZE
@@ -26,7 +26,7 @@ from skvdd.rollouts import BLOCK_SIZE
 PUBLISHED_CONTROL_STEP = 55e-3  # s, the faster of the figures
 PUBLISHED_ACTIONS = {"transformer 4 x 72": 4.2e-3}  # s
 PUBLISHED_TEACHER = {1: 5e-3, 8: 31e-3, 32: 92e-3, 64: 202e-3}  # s, by denoising steps
-ENGINES = {"torch": (1, 2), "numpy": (1,), "onnx": (1,)}  # and the threads that they can use
+ENGINES = {"torch": (1, 2), "onnx": (1,)}  # and the threads that they can use
 BATCHES = (1, 10, 100, 1000, 10_000, 100_000)
 REPLAYED = 2  # demonstrations whose control steps are timed
 N_EPISODES = 256
@@ -39,7 +39,7 @@ def action_rows(bench: Bench) -> Iterator[Row]:
         work = count_flops(student.network_, row), weight_bytes(student.network_)
         yield from _engine_rows(bench, name, student, work, PUBLISHED_ACTIONS.get(name))
     for n_steps, published in PUBLISHED_TEACHER.items():
-        teacher = bench.teacher.set_params(n_steps=n_steps)
+        teacher = bench.teacher.with_sampler(n_steps=n_steps)
         work = teacher_work(teacher.network_, row, n_steps)
         name = f"teacher, {n_steps} step{'s' * (n_steps > 1)}"
         yield from _engine_rows(bench, name, teacher, work, published)
@@ -61,8 +61,6 @@ def _engine_rows(
     limit = bench.machine().seconds(*work)
     observations = list(bench.data[0][:500, -1])
     for engine, n_threads in ENGINES.items():
-        if engine == "onnx" and isinstance(policy, DiffusionPolicy):
-            continue  # a graph of many steps takes minutes to export
         controller = policy.controller(engine, random_state=0)
         controller.reset()
         for n in n_threads:
@@ -130,12 +128,12 @@ def evaluate(policy: Any, n_jobs: int, n_episodes: int) -> NDArray[Any]:
 
 def _standard_row(bench: Bench) -> Tensor:
     """Return one row as a network is given it."""
-    return bench.teacher._standardise_states(bench.data[0][:1].reshape(1, -1))
+    return bench.teacher._standard_rows(bench.data[0][:1].reshape(1, -1))
 
 
 SECTIONS = {
     "actions": Section(
-        "One observation in, one action out: controllers; window, units and draw included",
+        "One observation in, one action out: controllers; window, normalization and draw included",
         ("policy", "engine", "threads", "median", "99 % below", "limit", "published code"),
         action_rows,
     ),

@@ -43,14 +43,14 @@ def iteration_rows(bench: Bench) -> Iterator[Row]:
     """Yield the time of one iteration, by what is trained."""
     shaped, transformer = student(**PUBLISHED_SHAPES), student(**PUBLISHED_SHAPES, **TRANSFORMER)
     distilled = {"teacher": bench.teacher}
-    dear = {"teacher": bench.published_teacher}
+    expensive = {"teacher": bench.published_teacher}
     for name, policy, fit_params, n_iterations, published in (
         ("teacher, batch 256", DiffusionPolicy(window_size=WINDOW_SIZE), {}, 100, None),
         ("EM, batch 256", GaussianMoEPolicy(window_size=WINDOW_SIZE), {}, 100, None),
         ("distillation, batch 256", student(), distilled, 60, None),
         ("distillation, published shapes", shaped, distilled, 30, PUBLISHED_ITERATION),
         ("… transformer student 4 x 72", transformer, distilled, 15, PUBLISHED_ITERATION),
-        ("… published teacher", shaped, dear, 4, PUBLISHED_ITERATION),
+        ("… published teacher", shaped, expensive, 4, PUBLISHED_ITERATION),
     ):
         n_flops = flops_per_iteration(policy, *bench.data, **fit_params)
         for n_threads in (1, 2):
@@ -136,7 +136,7 @@ def write_rows(folder: Path, n_rows: int) -> int:
 
 
 def fit_from_files(teacher: Any, folder: str, n_rows: int) -> tuple[float, float, int, int]:
-    """Distil from files; return the seconds before the first iterations and of an iteration.
+    """Distill from files; return the seconds before the first iterations and of an iteration.
 
     Then the bytes that the fit took beside the mapped files, and the most that was resident, the
     program itself and what is mapped included.

@@ -43,7 +43,7 @@ def training_rows(bench: Bench) -> Iterator[Row]:
     ):
         policy.set_params(device="cuda")
         replayed = _seconds_more(policy, N_REPLAYED, *bench.data, **fit_params)
-        with patch("skvdd.replay.EAGER_CALLS", NEVER):
+        with patch("skvdd.training.replay.EAGER_CALLS", NEVER):
             launched = _seconds_more(policy, N_LAUNCHED, *bench.data, **fit_params)
         with threads(1):
             policy.set_params(device="cpu")

@@ -61,10 +61,10 @@ class Task:
         return GaussianMixture(gate, means, scale * eye)
 
     def score(
-        self, states: torch.Tensor, actions: torch.Tensor, noise_level: torch.Tensor
+        self, states: torch.Tensor, actions: torch.Tensor, sigma: torch.Tensor
     ) -> torch.Tensor:
         """Return the exact score, as `skvdd.ScoreTeacher` wants it."""
-        return gm.action_score(self.mixture(states[:, -1], noise_level[:, 0]), actions)
+        return gm.action_score(self.mixture(states[:, -1], sigma[:, 0]), actions)
 
     def sample(self, states: torch.Tensor, rng: np.random.RandomState, n: int) -> torch.Tensor:
         """Draw (len(states), n, d_a) actions of the truth."""
@@ -84,7 +84,7 @@ TASKS = (
 
 
 def run(task: Task, seed: int) -> dict[str, float]:
-    """Distil one task with one seed and measure it."""
+    """Distill one task with one seed and measure it."""
     torch.set_num_threads(1)
     rng = np.random.RandomState(seed)
     states = task.spread * rng.uniform(-1, 1, size=(task.n_states, 1))
@@ -98,14 +98,14 @@ def run(task: Task, seed: int) -> dict[str, float]:
     return {**divergences(task, student, rng), "seconds": seconds}
 
 
-# Nothing is to be generalised beyond the states here, so no noise is put on them; the interval of
-# noise levels shrinks onto the sharp end; nothing but the score is learnt from.
+# Nothing is to be generalized beyond the states here, so no noise is put on them; the interval of
+# noise levels shrinks onto the sharp end; the experts learn from nothing but the score.
 RECIPE = {
     "likelihood_weight": 0.0,
     "noise": "anneal",
     "noise_min": 0.02,
     "noise_max": 0.5,
-    "init": "kmeans",
+    "init_iter": 0,
     "state_noise": 0.0,
     "max_iter": 1000,
     "batch_size": 128,

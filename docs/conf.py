@@ -132,7 +132,7 @@ def leave_out_archives(app, docname, source):
 
 
 def shrink_pictures(app):
-    """Keep pictures of examples with 256 colours, a third of the bytes."""
+    """Keep pictures of examples with 256 colors, a third of the bytes."""
     for path in Path(app.srcdir, "gallery", "images").rglob("*.png"):
         with Image.open(path) as picture:
             if picture.mode != "P":

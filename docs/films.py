@@ -29,6 +29,7 @@ def film_training(path: Path) -> None:
     student = VDDDistiller(
         n_experts=8,
         init="random",
+        init_iter=0,
         likelihood_weight=0.0,
         noise="anneal",
         noise_max=1.5,

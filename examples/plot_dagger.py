@@ -5,8 +5,8 @@ New demonstrations where the policy errs
 
 A policy that imitates meets states that no demonstration has shown, once it has made a small
 error. Dataset aggregation (DAgger) asks the demonstrator what to do in just those states: roll the
-policy out, let the demonstrator label the states that it came to, and go on learning from old and
-new rows together. ``partial_fit`` goes on from the weights that are there.
+policy out, let the demonstrator label the states that it came to, and learn from old and new rows
+together. ``partial_fit`` continues from the weights that are there.
 
 The task is a mass point that is pushed around an obstacle to a goal; the script takes less than a
 minute on one core.
@@ -32,9 +32,9 @@ def demonstrate(position, rng):
     side = np.where(position[:, 1] + 0.02 * rng.standard_normal(len(position)) > 0, 1.0, -1.0)
     around = np.stack([np.zeros_like(side), side * (RADIUS + 0.15)], axis=1)
     passed = position[:, 0] > 0.05
-    towards = np.where(passed[:, None], GOAL, around) - position
-    length = np.linalg.norm(towards, axis=1, keepdims=True)
-    return STEP * towards / np.maximum(length, STEP)
+    toward = np.where(passed[:, None], GOAL, around) - position
+    length = np.linalg.norm(toward, axis=1, keepdims=True)
+    return STEP * toward / np.maximum(length, STEP)
 
 
 def roll_out(act, n, rng, push=0.0):
@@ -64,7 +64,7 @@ policy.partial_fit(states, actions)
 
 
 def judge(policy):
-    """Return rollouts of the policy that it has not learnt from, and which of them succeeded."""
+    """Return rollouts of the policy that it has not learned from, and which of them succeeded."""
     rng = np.random.RandomState(1)
     return roll_out(lambda position: policy.act(position, random_state=rng), 200, rng, PUSH)
 
@@ -76,7 +76,7 @@ rounds = [(len(states), *judge(policy))]
 # --------------
 #
 # In each round the policy plays, the demonstrator labels twenty of its rollouts, and the policy
-# goes on with all rows so far. The units of states and actions stay those of the first call.
+# continues with all rows so far. The normalization stays that of the first call.
 for _ in range(5):
     paths, _ = roll_out(lambda position: policy.act(position, random_state=rng), 20, rng, PUSH)
     visited = paths[:, :-1].reshape(-1, 2)

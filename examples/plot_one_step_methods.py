@@ -14,8 +14,6 @@ likelihood (EM), and the mixture by distillation (VDD).
 #
 # The action goes up or down by ``1 + s``, with little noise. The mean of the two is an action that
 # nobody takes.
-import copy
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -49,7 +47,7 @@ teacher = DiffusionPolicy(max_iter=1200, **small).fit(states, actions)
 #
 # The iterations are chosen so that each of them takes about ten seconds on one core.
 policies = {f"teacher, {teacher.n_steps} steps": teacher}
-policies["teacher, 1 step"] = copy.copy(teacher).set_params(n_steps=1)
+policies["teacher, 1 step"] = teacher.with_sampler(n_steps=1)
 students = {
     "CD": ConsistencyDistiller(max_iter=600, **small),
     "CTM": ConsistencyTrajectoryDistiller(max_iter=300, **small),

@@ -12,7 +12,7 @@ so whether something is wrong: another driver, an offset of a sensor, a loose jo
 # What is normal
 # --------------
 #
-# Episodes are kept whole: one in four of each behaviour is held out, and shows how the likelihood
+# Episodes are kept whole: one in four of each behavior is held out, and shows how the likelihood
 # varies where nothing is wrong.
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +23,7 @@ from skvdd.datasets import load_demonstrations
 
 demonstrations = load_demonstrations("avoiding")
 numbers = np.arange(len(demonstrations))
-held_out = numbers // 24 % 4 == 3  # episodes take turns through the 24 behaviours
+held_out = numbers // 24 % 4 == 3  # episodes take turns through the 24 behaviors
 
 states, actions, _ = demonstrations.subset(numbers[~held_out]).windows(window_size=5)
 small = {"window_size": 5, "hidden_size": 64, "random_state": 0}
@@ -64,7 +64,7 @@ for name, values in log_likelihoods.items():
     print(f"{name:<22}  {np.mean(values < threshold):6.2f}  {area:14.2f}")
 
 # %%
-# Shares of decisions below each likelihood. A single decision says little where the curves are
+# Fraction of decisions below each likelihood. A single decision says little where the curves are
 # close; an alarm that waits for several in a row is surer and later.
 figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
 colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -72,7 +72,7 @@ for color, (name, values) in zip(colors, log_likelihoods.items(), strict=True):
     ax.ecdf(values, color=color, label=name)
 ax.axvline(threshold, color="0.5", ls=":", label="threshold")
 ax.set(xlim=(normal.min() - 20, normal.max() + 1), xlabel="log-likelihood of a decision (nats)")
-ax.set_ylabel("share of decisions below")
+ax.set_ylabel("fraction of decisions below")
 ax.legend(frameon=False, loc="upper left")
 ax.spines[["top", "right"]].set_visible(False)
 plt.show()

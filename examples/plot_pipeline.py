@@ -40,8 +40,8 @@ print(rows.iloc[:3].round(3).to_string())
 # Features of one's own
 # ---------------------
 #
-# A policy standardises states and actions by itself, so ``StandardScaler`` before it changes
-# nothing. What pays is what standardising cannot do: a difference of two columns that are large and
+# A policy standardizes states and actions by itself, so ``StandardScaler`` before it changes
+# nothing. What pays is what standardizing cannot do: a difference of two columns that are large and
 # nearly equal, or a scaler that outliers do not disturb. ``window_size`` says how many states a row
 # has when it *reaches* the policy; a step may change how many columns each of them has.
 
@@ -67,7 +67,7 @@ print(list(pipeline.feature_names_in_)[:3], "...")
 # %%
 # ``evaluate_policy`` gives a pipeline the raw observations of the environment, with the names that
 # it was fitted with, and asks its last step to act. (Its training is cut short here; the defaults
-# take more iterations, and reach more behaviours.)
+# take more iterations, and reach more behaviors.)
 print(evaluate_policy(pipeline, "skvdd/Avoiding-v0", 50, random_state=0, progress=False))
 
 # %%
@@ -127,6 +127,6 @@ axis.legend()
 plt.show()
 
 # %%
-# Actions need no scaler, since a policy standardises them. Where they must be transformed
+# Actions need no scaler, since a policy standardizes them. Where they must be transformed
 # otherwise, as an angle or a logarithm, transform them before ``fit`` and transform back what
 # ``sample`` and ``act`` return; ``log_prob`` is then a density of the transformed actions.

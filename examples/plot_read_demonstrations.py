@@ -4,7 +4,7 @@ Reading public demonstrations
 =============================
 
 Readers turn the files that others have published into :class:`~skvdd.datasets.Demonstrations`,
-with the states, actions and behaviours of the environments here. This script reads D3IL's Avoiding,
+with the states, actions and behaviors of the environments here. This script reads D3IL's Avoiding,
 looks at it, and splits it. It takes a few seconds.
 """
 
@@ -51,7 +51,7 @@ demos = read_d3il("avoiding", root)
 print(demos.describe())
 
 # %%
-# Each episode remembers its file, and the behaviour is told by the trajectory: the gaps of the
+# Each episode remembers its file, and the behavior is told by the trajectory: the gaps of the
 # three rows through which the rod passed, as :class:`~skvdd.envs.Avoiding` reports them.
 print(demos[0], demos[0].metadata)
 
@@ -59,7 +59,7 @@ print(demos[0], demos[0].metadata)
 # Looking
 # -------
 #
-# Slices, masks and behaviours choose episodes. Here the color tells the gap in the last row.
+# Slices, masks and behaviors choose episodes. Here the color tells the gap in the last row.
 figure, axis = plt.subplots(figsize=(4, 4.5), layout="constrained")
 for gap in range(4):
     through_it = [behavior for behavior in demos.behaviors if behavior >> (5 + gap) & 1]
@@ -72,7 +72,7 @@ plt.show()
 # Splitting and adding
 # --------------------
 #
-# Splits keep episodes whole. With ``stratify=True`` every behaviour is in both parts, for which it
+# Splits keep episodes whole. With ``stratify=True`` every behavior is in both parts, for which it
 # needs two episodes at least; the scripted set adds four of each.
 more = demos + load_demonstrations("avoiding")
 train, test = more.split(test_size=24, stratify=True, random_state=0)

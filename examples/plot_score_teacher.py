@@ -14,13 +14,14 @@ turn with the state.
 #
 # In state :math:`s` the action lies near one of two points on a circle, at the angle :math:`s` and
 # opposite. The density is a mixture of two Gaussians; noise of level :math:`\sigma` adds
-# :math:`\sigma^2` to their variances. ``ScoreTeacher`` gives the function tensors: states
-# (n, T, d), actions (n, S, d_a) and noise levels (n, 1).
+# :math:`\sigma^2` to their variances. ``ScoreTeacher`` gives the function tensors: raw states
+# (n, T, d), standardized actions (n, S, d_a) and noise levels (n, 1). The formula below is for raw
+# actions; they are the same, since ``action_mean`` and ``action_scale`` are left at 0 and 1.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from skvdd import ScoreTeacher, VDDDistiller
+from skvdd import ScoreTeacher, VDDDistiller, verify_teacher
 from skvdd.metrics import kl_divergence
 from skvdd.plotting import ExpertsDisplay
 
@@ -33,22 +34,27 @@ def modes(angle):
     return torch.stack([point, -point], dim=1)
 
 
-def score(states, actions, noise_level):
-    variance = STD**2 + noise_level[:, :, None] ** 2
-    towards = modes(states[:, -1, 0])[:, None] - actions[:, :, None]  # (n, S, mode, d_a)
-    weight = torch.softmax(-0.5 * (towards**2).sum(-1) / variance, dim=-1)
-    return (weight[..., None] * towards).sum(-2) / variance
+def score(states, actions, sigma):
+    variance = STD**2 + sigma[:, :, None] ** 2
+    toward = modes(states[:, -1, 0])[:, None] - actions[:, :, None]  # (n, S, mode, d_a)
+    weight = torch.softmax(-0.5 * (toward**2).sum(-1) / variance, dim=-1)
+    return (weight[..., None] * toward).sum(-2) / variance
 
 
 teacher = ScoreTeacher(score, n_actions=2, noise_min=0.02, noise_max=5.0)
 
 # %%
+# Is it a score? ``verify_teacher`` compares with identities that hold for every score, and names
+# what breaks them: a wrong sign, noise in place of a score, raw actions, time that runs backward.
+rng = np.random.RandomState(0)
+states = rng.uniform(-np.pi / 2, np.pi / 2, size=(2000, 1))
+print(verify_teacher(teacher, states[:, None]))
+
+# %%
 # The student
 # -----------
 #
-# States are all that is given; the actions that the gating learns from are drawn from the teacher.
-rng = np.random.RandomState(0)
-states = rng.uniform(-np.pi / 2, np.pi / 2, size=(2000, 1))
+# States are all that is given; actions for the start and for the gating are drawn from the teacher.
 student = VDDDistiller(
     n_experts=4,
     hidden_size=64,
@@ -90,7 +96,7 @@ plt.show()
 # How close it is
 # ---------------
 #
-# Both densities are known, so the divergence that the distillation minimises can be estimated from
+# Both densities are known, so the divergence that the distillation minimizes can be estimated from
 # samples of the student. It is in nats, zero where both agree.
 rows = np.repeat(states[:200], 50, axis=0)
 own = student.sample(rows, random_state=0)

@@ -12,7 +12,7 @@ experts being drawn to the modes and pushed apart (figure 2 of the paper).
 # Eight modes
 # -----------
 #
-# There is a single state, always zero; all that is to be learnt is one density of two actions.
+# There is a single state, always zero; all that is to be learned is one density of two actions.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -31,7 +31,7 @@ teacher.fit(states, actions)
 # The distillation
 # ----------------
 #
-# By default the experts start near the modes already, and a share of the forward divergence keeps
+# By default the experts start near the modes already, and a part of the forward divergence keeps
 # them there. Both are switched off here, to leave everything to the score, whose noise falls during
 # the training: large noise guides from afar, small noise sharpens. This start finds all modes; with
 # other values of ``random_state`` an expert may stay between two of them, which is why random
@@ -43,6 +43,7 @@ snapshots = TrainingSnapshots(every=2)
 student = VDDDistiller(
     n_experts=8,
     init="random",
+    init_iter=0,
     likelihood_weight=0.0,
     noise="anneal",
     noise_max=1.5,
@@ -61,7 +62,7 @@ student.set_callbacks(snapshots).fit(states, actions, teacher=teacher)
 # The end
 # -------
 #
-# Grey is the teacher's density, arrows are its score at a noise level of 0.4. Ellipses are one and
+# Gray is the teacher's density, arrows are its score at a noise level of 0.4. Ellipses are one and
 # two standard deviations of an expert.
 display = ExpertsDisplay.from_estimator(
     student,

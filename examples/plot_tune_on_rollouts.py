@@ -43,7 +43,7 @@ ENV_ID, N_EPISODES = "skvdd/Avoiding-v0", 100
 NOISE_MIN, NOISE_MAX = [0.05, 0.2], [0.25, 0.5, 1.0]
 
 search = GridSearchCV(
-    VDDDistiller(window_size=5, init="kmeans", max_iter=300, batch_size=256, random_state=0),
+    VDDDistiller(window_size=5, init_iter=0, max_iter=300, batch_size=256, random_state=0),
     {"noise_min": NOISE_MIN, "noise_max": NOISE_MAX},
     scoring=rollout_scorer(ENV_ID, N_EPISODES, metric=["success_rate", "entropy", "d3il"]),
     refit="d3il",

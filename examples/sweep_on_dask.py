@@ -22,7 +22,7 @@ is enough:
    OMP_NUM_THREADS=1 dask worker tcp://FIRST_HOST:8786 --nworkers 16 --nthreads 1   # on every host
    OMP_NUM_THREADS=1 python sweep_on_dask.py tcp://FIRST_HOST:8786
 
-``OMP_NUM_THREADS=1`` bounds the threads of torch and of BLAS. Small networks are as fast on one,
+``OMP_NUM_THREADS=1`` bounds the threads of torch and of BLAS. Small networks are fastest on one,
 and results are equal to the last bit only where every process computes with as many threads.
 """
 

@@ -44,7 +44,7 @@ if dist.is_torchelastic_launched():
 
 # %%
 # From here on every process runs the same lines with the same data. The first one shows the bar and
-# writes the files; with a checkpoint, a training that has lost a process or a machine goes on from
+# writes the files; with a checkpoint, a training that has lost a process or a machine resumes
 # there when it is started again.
 folder = Path(tempfile.gettempdir())
 states, actions, _ = load_demonstrations("avoiding").windows(window_size=5)

@@ -9,7 +9,6 @@ from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from skvdd._sklearn import CallbackSupportMixin, fit_context, is_fitted, with_callbacks
@@ -234,8 +233,7 @@ class FitMixin(CallbackSupportMixin):
             fit.network = seeded_network(lambda: self._build(fit), fit.seed())
             self._initialize(fit)
         else:
-            with torch.device("meta"):  # takes neither time nor memory
-                wanted = self._build(fit)
+            wanted = seeded_network(lambda: self._build(fit), seed=0)  # only its shape counts
             check_same_network(self.network_, wanted, partial=partial)
             fit.network = copy.deepcopy(self.network_)
         fit.network.to(fit.device)

@@ -340,10 +340,11 @@ def _network(
     if name not in networks:
         raise ValueError(f"a {type(policy).__name__} has no network {name!r}")
     _check_sizes(config, len(tensors))
-    with torch.device("meta"):  # which takes no memory, whatever sizes a file may claim
-        network = networks[name](**config)
-    _check_tensors(tensors, network.state_dict())
+    if not _has_foreign(config):
+        with torch.device("meta"):  # which takes no memory, whatever sizes a file may claim
+            _check_tensors(tensors, networks[name](**config).state_dict())
     network = _materialize(networks[name], config)
+    _check_tensors(tensors, network.state_dict())
     network.load_state_dict(tensors)
     if not all(parameter.isfinite().all() for parameter in network.parameters()):
         raise ValueError("its weights are not finite")
@@ -359,6 +360,16 @@ def _materialize(network_class: Any, config: dict[str, Any]) -> nn.Module:
     from skvdd.randomness import seeded_network
 
     return seeded_network(lambda: network_class(**config), seed=0)
+
+
+def _has_foreign(config: Any) -> bool:
+    """Say whether a configuration has an encoder of the user's, which may need real memory."""
+    values = config.values() if isinstance(config, dict) else ()
+    return any(
+        _has_foreign(value)
+        or (class_name(type(value)) in REGISTRY and not class_name(type(value)).startswith("skvdd."))
+        for value in values
+    )
 
 
 def _check_sizes(config: Any, n_tensors: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import runs
-from benchmarks.figures import summarise
+from benchmarks.figures import summarize
 from benchmarks.methods import METHODS, TASKS, Plan, candidate_name
 from benchmarks.paper import EXPERIMENTS
 from benchmarks.reports import comparison, search
@@ -81,7 +81,7 @@ def test_a_training_that_was_killed_goes_on_where_it_was(monkeypatch):
     teacher = training(small_teacher())
     student = training(VDDDistiller(n_experts=2, init_iter=20, **SMALL), teacher=teacher)
 
-    def distil(until=None):
+    def distill(until=None):
         ticks = count()
 
         def clock():
@@ -92,12 +92,12 @@ def test_a_training_that_was_killed_goes_on_where_it_was(monkeypatch):
         monkeypatch.setattr(Training, "_clock", lambda self: clock)
         return student.policy()
 
-    whole, seconds = distil()
+    whole, seconds = distill()
     (runs.CACHE / f"{student.key}.seconds").unlink()
     with pytest.raises(OSError, match="killed"):
-        distil(until=60)  # after the twenty reports of the start, two ticks each
+        distill(until=60)  # after the twenty reports of the start, two ticks each
     (checkpoint,) = runs.CACHE.glob("*.checkpoint")
-    resumed, seconds_again = distil()
+    resumed, seconds_again = distill()
     assert not checkpoint.exists()
     states, _ = teacher.rows()
     np.testing.assert_array_equal(
@@ -141,12 +141,12 @@ def test_a_record_tells_how_it_was_made(tmp_path):
 
 
 def test_summaries_are_students_intervals():
-    summary = summarise([0.9, 0.92, 0.94, 0.96])
+    summary = summarize([0.9, 0.92, 0.94, 0.96])
     assert summary.mean == pytest.approx(0.93)
     half = 3.182446 * np.std([0.9, 0.92, 0.94, 0.96], ddof=1) / 2  # t of three degrees of freedom
     assert summary.low == pytest.approx(0.93 - half, abs=1e-6)
     assert summary.high == pytest.approx(0.93 + half, abs=1e-6)
-    assert summarise([1.0, 1.0, 0.9]).high == 1.0
+    assert summarize([1.0, 1.0, 0.9]).high == 1.0
 
 
 def records(names, success):

@@ -14,7 +14,7 @@ def test_a_demonstrator_that_solves_the_task_succeeds():
     assert success_rate(PUSHING, 0, 1) == 1.0
 
 
-def test_another_behaviour_than_the_one_asked_for_is_no_success():
+def test_another_behavior_than_the_one_asked_for_is_no_success():
     stubborn = replace(PUSHING, make_actor=lambda task, _, rng: PUSHING.make_actor(task, 0, rng))
     assert success_rate(stubborn, 1, 1) == 0.0
 

@@ -190,8 +190,8 @@ def test_the_command_shows_the_sections_that_it_is_given(monkeypatch, capsys):
     speed.main([])
     assert shown[2:] == list(speed.SECTIONS.values())
     with pytest.raises(SystemExit):
-        speed.main(["actions", "colour"])
-    assert "got colour" in capsys.readouterr().err
+        speed.main(["actions", "color"])
+    assert "got color" in capsys.readouterr().err
 
 
 def test_every_row_of_the_machine_has_a_cell_for_every_column(quick):

@@ -137,7 +137,7 @@ def test_programs_about_extending_run(name, capsys):
     runpy.run_path(str(DOCS / "extending" / f"{name}.py"), run_name="__main__")
     said = capsys.readouterr().out
     found = {
-        "task": "behaviours          2  of 2",  # both sides of the post are taken
+        "task": "behaviors           2  of 2",  # both sides of the post are taken
         "teacher": "0.7",  # modes at -0.75 and 0.75
         "distiller": "to the right, at 1.0",  # modes at -1 and 1
     }

@@ -335,7 +335,7 @@ def test_the_table_is_aligned():
         "skvddtest/Line-v0, 20 episodes\n"
         "  success rate    1.000  95 % in [0.839, 1.000]\n"
         "  task entropy    0.000  base 2\n"
-        "  behaviours          1  of 2\n"
+        "  behaviors           1  of 2\n"
         "  mean return     1.000\n"
         "  mean length       5.0  actions"
     )
@@ -586,7 +586,7 @@ def test_a_scorer_of_behaviors_needs_a_task_that_tells_them(metric):
     name = metric if isinstance(metric, str) else "entropy"
     with refuses(
         "metric must be success_rate or mean_return for skvddtest/Indifferent-v0, which tells no "
-        f"behaviours apart, got '{name}'. Give the environment the attribute n_behaviors if it "
+        f"behaviors apart, got '{name}'. Give the environment the attribute n_behaviors if it "
         "does."
     ):
         rollout_scorer("skvddtest/Indifferent-v0", metric=metric)

@@ -119,7 +119,7 @@ def test_task_entropy_refuses_what_has_no_meaning():
     with refuses("base must be at least 2, the number of behaviours, got 1."):
         task_entropy(["a"], base=1)
     with refuses(
-        "base must be the number of behaviours of the task, got base=2 and 3 distinct "
+        "base must be the number of behaviors of the task, got base=2 and 3 distinct "
         "behaviours. Mark failed rollouts with None."
     ):
         task_entropy(["a", "b", "c", None], base=2)

@@ -1,4 +1,4 @@
-"""Displays: what is drawn, in which colours, and what is refused."""
+"""Displays: what is drawn, in which colors, and what is refused."""
 
 import re
 import subprocess
@@ -82,7 +82,7 @@ class Gaussian:
 
 
 class StraightAhead(Mixture):
-    """Drives towards the finish, into the first obstacle or past it."""
+    """Drives toward the finish, into the first obstacle or past it."""
 
     def act(self, X, *, random_state=None):
         return np.tile([0.0, 0.01], (len(X), 1))
@@ -115,17 +115,17 @@ def legend_labels(ax):
 
 
 # ---------------------------------------------------------------------------------------
-# Colours
+# Colors
 # ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_experts", [1, 8, 10, 16])
-def test_every_expert_has_a_colour_of_its_own(n_experts):
+def test_every_expert_has_a_color_of_its_own(n_experts):
     colors = {to_rgba(color) for color in expert_colors(n_experts)}
     assert len(colors) == n_experts
 
 
-def test_an_expert_keeps_its_colour_when_there_are_more():
+def test_an_expert_keeps_its_color_when_there_are_more():
     assert expert_colors(8)[:3] == expert_colors(3)
 
 
@@ -150,7 +150,7 @@ SEEN_BY = {
 
 
 @pytest.mark.parametrize("eyes", SEEN_BY)
-def test_colours_can_be_told_apart(eyes):
+def test_colors_can_be_told_apart(eyes):
     seen = [_lab(SEEN_BY[eyes] @ _linear(color)) for color in EXPERT_COLORS]
     apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     # A just noticeable difference is 2.3; thin lines need several times that.
@@ -158,7 +158,7 @@ def test_colours_can_be_told_apart(eyes):
 
 
 @pytest.mark.parametrize("color", EXPERT_COLORS)
-def test_colours_read_on_white_and_on_black(color):
+def test_colors_read_on_white_and_on_black(color):
     luminance = [0.2126, 0.7152, 0.0722] @ _linear(color)
     # Okabe and Ito's own orange has 2.2 on white; nothing may be worse.
     assert 1.05 / (luminance + 0.05) > 2.2
@@ -170,7 +170,7 @@ def test_colours_read_on_white_and_on_black(color):
 # ---------------------------------------------------------------------------------------
 
 
-def test_a_path_has_the_colour_of_its_most_likely_expert():
+def test_a_path_has_the_color_of_its_most_likely_expert():
     display = TrajectoriesDisplay.from_evaluation(make_evaluation(), Mixture())
     colors = [tuple(color[:3]) for color in display.lines_.get_colors()]
     right, left = to_rgba(EXPERT_COLORS[1])[:3], to_rgba(EXPERT_COLORS[0])[:3]
@@ -187,7 +187,7 @@ def test_the_legend_names_the_experts_in_use():
 
 
 @pytest.mark.parametrize("policy", [None, Gaussian()], ids=["none", "no gating"])
-def test_without_experts_a_path_has_the_colour_of_its_success(policy):
+def test_without_experts_a_path_has_the_color_of_its_success(policy):
     display = TrajectoriesDisplay.from_evaluation(make_evaluation(), policy)
     assert legend_labels(display.ax_) == ["success (1)", "failure (1)"]
     colors = [tuple(color[:3]) for color in display.lines_.get_colors()]
@@ -436,17 +436,17 @@ def test_arrows_are_the_teachers_score():
     expected = (np.array([0.0, 2.0]) - [x[3], y[5]]) / 5.0
     np.testing.assert_allclose(display.scores[1, 5, 3], expected)
     (arrows,) = (c for c in display.axes_[0].collections if hasattr(c, "U"))
-    towards = arrows.U * (0.0 - arrows.X) + arrows.V * (2.0 - arrows.Y)
-    assert np.all(towards >= 0.0)
+    toward = arrows.U * (0.0 - arrows.X) + arrows.V * (2.0 - arrows.Y)
+    assert np.all(toward >= 0.0)
     assert np.hypot(arrows.U, arrows.V).max() <= 1.0
 
 
-def test_a_score_function_is_asked_in_raw_units():
+def test_a_score_function_is_asked_in_standardized_actions():
     asked = {}
 
-    def score(states, actions, noise_level):
-        asked.update(states=states, noise_level=noise_level)
-        return 2.0 * actions
+    def score(states, actions, sigma):
+        asked.update(states=states, sigma=sigma)
+        return 18.0 * actions
 
     teacher = ScoreTeacher(score, n_actions=2, noise_min=0.1, noise_max=1.0, action_scale=3.0)
     display = ExpertsDisplay.from_estimator(
@@ -454,8 +454,8 @@ def test_a_score_function_is_asked_in_raw_units():
     )
     assert display.log_density is None
     np.testing.assert_allclose(asked["states"], LEFT_AND_RIGHT)
-    np.testing.assert_allclose(asked["noise_level"], 1.5)  # half of the actions' scale
-    x, y = display.grid
+    np.testing.assert_allclose(asked["sigma"], 0.5)
+    x, y = display.grid  # raw: 18 times a third of the action, and divided by three once more
     np.testing.assert_allclose(display.scores[0, 5, 3], [2 * x[3], 2 * y[5]], rtol=1e-6)
 
 
@@ -665,7 +665,7 @@ def test_bars_are_shares_of_all_episodes():
 
 
 def test_titles_tell_entropy_and_success():
-    # Two behaviours, half of the demonstrations each: the entropy to base 24 is ln 2 / ln 24.
+    # Two behaviors, half of the demonstrations each: the entropy to base 24 is ln 2 / ln 24.
     sources = {
         "people": demonstrations_of([FAR, NEAR]),
         "VDD": evaluation_of([FAR, NEAR, FAR, FAR], [True, True, True, False]),
@@ -677,7 +677,7 @@ def test_titles_tell_entropy_and_success():
     ]
 
 
-def test_behaviours_are_drawn_on_the_axes_given_under_names_given():
+def test_behaviors_are_drawn_on_the_axes_given_under_names_given():
     evaluation = evaluation_of([1, 10, 2], [True] * 3, env_id="CartPole-v1", base=3)
     ax = plt.figure().subplots()
     display = BehaviorDisplay.from_evaluations({"VDD": evaluation}, ax=ax)
@@ -688,7 +688,7 @@ def test_behaviours_are_drawn_on_the_axes_given_under_names_given():
     assert labels == ["way 1", "way 10", "way 2"]
 
 
-def test_behaviours_of_an_estimator_are_those_of_its_rollouts():
+def test_behaviors_of_an_estimator_are_those_of_its_rollouts():
     class PastTheObstacles(Mixture):
         """Always takes the way on the far side."""
 
@@ -707,14 +707,14 @@ def test_behaviours_of_an_estimator_are_those_of_its_rollouts():
     assert [bar.get_height() for bar in display.bars_[1]] == [0.0] * 23 + [1.0]  # 2-3-4, the last
 
 
-def test_behaviours_of_no_task_or_several_are_refused():
+def test_behaviors_of_no_task_or_several_are_refused():
     with refuses("sources must hold evaluations of one task, got no evaluation."):
         BehaviorDisplay.from_evaluations({"people": demonstrations_of([FAR])})
     with refuses("sources must hold evaluations of one task, got CartPole-v1, skvdd/Avoiding-v0."):
         BehaviorDisplay.from_evaluations(
             {"a": make_evaluation(), "b": make_evaluation("CartPole-v1")}
         )
-    with refuses("sources must be of a task with behaviours, CartPole-v1 tells none apart."):
+    with refuses("sources must be of a task with behaviors, CartPole-v1 tells none apart."):
         BehaviorDisplay.from_evaluations(
             {"a": evaluation_of([None], [True], "CartPole-v1", None, None)}
         )

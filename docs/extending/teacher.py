@@ -29,7 +29,7 @@ for _ in range(1000):
     (error**2).mean().backward()
     optimizer.step()
 
-# [distil]
+# [distill]
 teacher = ScoreTeacher.from_velocity(velocity, n_actions=1)
 student = VDDDistiller(
     n_experts=2, max_iter=60, init_iter=200, hidden_size=32, state_noise=0.0, random_state=0

@@ -272,7 +272,7 @@ class TeacherContexts:
             return torch.cat([self._encode(block) for block in fit.rows.split(MAX_ACTIONS)])
         X = fit.data.X if hasattr(fit.data.X, "columns") else fit.data.rows
         # Writable, for torch: rows may be mapped from a file that is not.
-        raw = torch.from_numpy(np.require(self.teacher.prepare(X), np.float64, "CW"))
+        raw = torch.from_numpy(np.require(self.teacher.prepare(X), np.float64, ["C", "W"]))
         blocks = raw.split(MAX_ACTIONS)
         return torch.cat([self.teacher.context(block.to(fit.device)) for block in blocks])
 

@@ -1,248 +1,396 @@
-"""Published checkpoints: what is read off them, and what is refused."""
+"""A policy read from a published checkpoint: units, samples, what is refused, and its student."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
-from skvdd.diffusion.checkpoint import gpt_from_state_dict, read_state_dict
+from skvdd import VDDDistiller, load
+from skvdd.diffusion import load_beso_checkpoint
+from skvdd.diffusion.beso import read_state_dict
+from skvdd.diffusion.noise import SCHEDULES
+from skvdd.diffusion.samplers import SAMPLERS
+from skvdd.encoders import TransformerEncoder
+from skvdd.randomness import row_noise
 
-DATA = Path(__file__).parents[1] / "data"
-CASES = ["d3il_w5_nogoal_lin", "beso_w4_goal_mlp"]
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+CASES = {"d3il_w5_nogoal_lin": (5, 0), "beso_w4_goal_mlp": (4, 4)}  # window_size, goal_dim
+GOAL = "beso_w4_goal_mlp"
+STATE_MEAN, STATE_SCALE = np.array([1.0, -2.0, 0.5, 0.0]), np.array([2.0, 0.5, 1.0, 3.0])
+ACTION_MEAN, ACTION_SCALE = np.array([0.3, -1.0]), np.array([0.5, 4.0])
+UNITS = {
+    "state_mean": STATE_MEAN,
+    "state_scale": STATE_SCALE,
+    "action_mean": ACTION_MEAN,
+    "action_scale": ACTION_SCALE,
+}
 
+COARSE = 100.0  # tolerance of a log-density that is compared with itself, or need only be finite
 
-def read(name):
-    return read_state_dict(DATA / f"{name}_state.npz")
-
-
-def build(state_dict, **arguments):
-    return gpt_from_state_dict(state_dict, **({"n_heads": 2, "sigma_data": 0.5} | arguments))
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture
-def state_dict():
-    """A state dict with its prefix cut off, to be damaged."""
-    tensors = read("beso_w4_goal_mlp")
-    return {name.removeprefix("inner_model."): tensor for name, tensor in tensors.items()}
-
-
-# -- files ----------------------------------------------------------------------------------
-
-
-def save_npz(tensors, path):
-    np.savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
+every_case = pytest.mark.parametrize("name", CASES)
 
 
-SAVERS = {".npz": save_npz, ".safetensors": save_file, ".pth": torch.save, ".PT": torch.save}
+def state_file(name):
+    return GOLDEN / f"{name}_state.npz"
 
 
-@pytest.mark.parametrize("suffix", SAVERS)
-def test_every_format_gives_the_same_tensors(suffix, tmp_path):
-    tensors, path = read(CASES[0]), tmp_path / f"model{suffix}"
-    SAVERS[suffix](tensors, path)
-    assert same(read_state_dict(path), tensors)
-    assert same(read_state_dict(str(path)), tensors)
+def read(path, **arguments):
+    """Read a checkpoint as the published values were computed."""
+    settings = {"n_heads": 2, "schedule": "linear", "sampler": "euler", "n_steps": 4}
+    return load_beso_checkpoint(path, **(settings | {"device": "cpu"} | arguments))
 
 
-@pytest.mark.parametrize("keys", [["state_dict"], ["model"], ["state_dict", "model"]])
-def test_a_nested_state_dict_is_found(keys, tmp_path):
-    content = tensors = read(CASES[0])
-    for key in reversed(keys):
-        content = {key: content, "epoch": 3}
-    torch.save(content, tmp_path / "model.pth")
-    assert same(read_state_dict(tmp_path / "model.pth"), tensors)
+def published(name):
+    with np.load(GOLDEN / f"{name}_io.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+def make_rows(name, n=20, seed=0):
+    """Rows of standard normal numbers, and actions."""
+    window_size, goal_dim = CASES[name]
+    rng = np.random.RandomState(seed)
+    return rng.standard_normal((n, 4 * window_size + goal_dim)), rng.standard_normal((n, 2))
+
+
+def in_raw_units(name, rows):
+    """Return standard rows in the units of UNITS, those of the goal being those of a state."""
+    window_size, goal_dim = CASES[name]
+    n_frames = window_size + goal_dim // 4
+    return rows * np.tile(STATE_SCALE, n_frames) + np.tile(STATE_MEAN, n_frames)
+
+
+# -- what is read ---------------------------------------------------------------------------
+
+
+@every_case
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth"])
+def test_the_denoiser_gives_the_published_values_from_every_format(name, suffix, tmp_path):
+    path = state_file(name)
+    if suffix != ".npz":
+        tensors, path = read_state_dict(path), tmp_path / f"model{suffix}"
+        (save_file if suffix == ".safetensors" else torch.save)(tensors, path)
+    policy, values = read(path), published(name)
+    check_is_fitted(policy)
+    window_size, goal_dim = CASES[name]
+    inputs = ("states", "noisy_actions", "sigmas", *(["goals"] if goal_dim else []))
+    states, actions, sigma, *goals = (values[f"t{window_size}_{key}"] for key in inputs)
+    with torch.no_grad():
+        denoised = policy.network_(states, actions, sigma, *(goal.flatten(1) for goal in goals))
+    expected = values[f"t{window_size}_denoised"]
+    bound = 1e-5 * max(1.0, expected.abs().max().item())  # single precision, of the magnitude
+    torch.testing.assert_close(denoised, expected, rtol=0, atol=bound)
+
+
+@every_case
+def test_sizes_are_parameters_of_the_policy(name):
+    policy = read(state_file(name))
+    window_size, goal_dim = CASES[name]
+    expected = {
+        "sde": "ve",
+        "architecture": "gpt",
+        "window_size": window_size,
+        "goal_dim": goal_dim,
+        "encoder__hidden_size": 24,
+        "encoder__n_layers": 2,
+        "encoder__n_heads": 2,
+        "noise_min": 0.1,
+        "noise_max": 1.0,
+        "schedule": "linear",
+        "sampler": "euler",
+        "n_steps": 4,
+    }
+    assert expected.items() <= policy.get_params().items()
+    assert isinstance(policy.encoder, TransformerEncoder)
+    assert policy.n_features_in_ == 4 * window_size + goal_dim
+    assert (policy.action_shape_, policy.horizon_) == ((2,), 1)
+    assert (policy.n_iter_, policy.history_, policy.interrupted_) == (0, [], False)
+
+
+@every_case
+def test_the_scale_of_the_data_is_that_of_the_published_training(name):
+    """No parameter of the policy says it: it belongs to the network."""
+    policy = read(state_file(name))
+    assert policy.network_.sigma_data == policy.noise_levels_.sigma_data == 0.5
+    other = read(state_file(name), sigma_data=0.7)
+    assert other.network_.sigma_data == other.noise_levels_.sigma_data == 0.7
+
+
+@every_case
+def test_shapes_are_those_of_the_contract(name):
+    policy, (X, y) = read(state_file(name)), make_rows(name, n=3)
+    assert policy.predict(X).shape == policy.act(X).shape == policy.sample(X).shape == (3, 2)
+    assert policy.sample(X, n_samples=5).shape == (3, 5, 2)
+    assert policy.log_prob(X, y, tolerance=COARSE).shape == (3,)
+    assert policy.score_function(X, y, 0.5).shape == policy.denoise(X, y, 0.5).shape == (3, 2)
+
+
+# -- samples --------------------------------------------------------------------------------
+
+
+@every_case
+@pytest.mark.parametrize("sampler", ["euler", "heun", "euler_ancestral"])
+def test_a_sample_is_the_last_action_of_a_window_denoised_together(name, sampler):
+    policy, (X, _) = read(state_file(name)), make_rows(name)
+    window_size, _ = CASES[name]
+    n_noises = 4 if sampler == "euler_ancestral" else 1
+    noise = torch.from_numpy(row_noise(3, 20, (1, n_noises, window_size, 2))).float()[:, 0]
+    rows = torch.from_numpy(X).float()
+    states, goals = rows[:, : 4 * window_size].unflatten(1, (window_size, 4)), None
+    if rows.shape[1] > 4 * window_size:
+        goals = rows[:, 4 * window_size :]
+
+    def denoise(x, sigma):
+        return policy.network_(states, x, x.new_full((len(x),), sigma), goals)
+
+    sigmas = SCHEDULES["linear"](4, 0.1, 1.0).tolist()
+    with torch.no_grad():
+        start, *fresh = noise.unbind(1)
+        expected = SAMPLERS[sampler](denoise, sigmas[0] * start, sigmas, fresh)[:, -1]
+    actual = policy.sample(X, random_state=3, sampler=sampler)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)  # single precision
+
+
+@every_case
+@pytest.mark.parametrize("n_steps", [1, 4, 8])
+def test_samples_are_the_published_ones_where_the_noise_is(name, n_steps, monkeypatch):
+    policy, values = read(state_file(name)), published(name)
+    rows = values["samp_states"].flatten(1)
+    if "samp_goals" in values:
+        rows = torch.cat([rows, values["samp_goals"].flatten(1)], dim=1)
+    start = values["samp_xT"][:, None, None].double().numpy()  # at noise_max, which is 1
+    monkeypatch.setattr("skvdd.diffusion.base.row_noise", lambda *arguments: start)
+    expected = values[f"samp_ddim_{n_steps}"][:, -1]
+    np.testing.assert_allclose(policy.sample(rows, n_steps=n_steps), expected, atol=1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("method", ["sample", "predict", "log_prob"])
+def test_a_row_is_the_same_alone_and_in_a_batch(name, method):
+    policy, (X, y) = read(state_file(name)), make_rows(name, n=20)
+
+    def ask(n):
+        if method == "log_prob":
+            return policy.log_prob(X[:n], y[:n], tolerance=COARSE)
+        options = {"random_state": 0} if method == "sample" else {}
+        return getattr(policy, method)(X[:n], **options)
+
+    np.testing.assert_array_equal(ask(1), ask(20)[:1])
+
+
+@every_case
+def test_log_densities_are_finite(name):
+    policy, (X, y) = read(state_file(name)), make_rows(name, n=4)
+    for actions in (y, policy.sample(X, random_state=0)):
+        assert np.isfinite(policy.log_prob(X, actions, tolerance=COARSE)).all()
+
+
+# -- units ----------------------------------------------------------------------------------
+
+
+@every_case
+def test_units_are_applied_on_the_way_in_and_undone_on_the_way_out(name):
+    standard, raw = read(state_file(name)), read(state_file(name), **UNITS)
+    X, y = make_rows(name)
+    raw_X, raw_y = in_raw_units(name, X), y * ACTION_SCALE + ACTION_MEAN
+
+    def close(actual, expected):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)  # single precision
+
+    close(raw.predict(raw_X), standard.predict(X) * ACTION_SCALE + ACTION_MEAN)
+    denoised = standard.denoise(X, y, 0.5)
+    close(raw.denoise(raw_X, raw_y, 0.5), denoised * ACTION_SCALE + ACTION_MEAN)
+    close(raw.score_function(raw_X, raw_y, 0.5), standard.score_function(X, y, 0.5) / ACTION_SCALE)
+
+
+@every_case
+def test_units_change_the_density_by_their_jacobian(name):
+    standard, raw = read(state_file(name)), read(state_file(name), **UNITS)
+    X, y = make_rows(name, n=4)
+    raw_X, raw_y = in_raw_units(name, X), y * ACTION_SCALE + ACTION_MEAN
+    log_prob = raw.log_prob(raw_X, raw_y, tolerance=COARSE)
+    expected = standard.log_prob(X, y, tolerance=COARSE) - np.log(ACTION_SCALE).sum()
+    np.testing.assert_allclose(log_prob, expected, atol=1e-3)  # single precision, steps long
+
+
+def test_denoising_takes_the_held_action_in_standard_units():
+    policy = read(state_file(GOAL), **UNITS)
+    X, y = make_rows(GOAL)
+    rows, actions = torch.from_numpy(X).float(), torch.from_numpy(y).float()
+    held, sigma = actions[:, None].expand(-1, 4, -1), torch.full((20,), 0.5)
+    with torch.no_grad():
+        window = policy.network_(rows[:, :16].unflatten(1, (4, 4)), held, sigma, rows[:, 16:])
+    expected = window[:, -1].numpy() * ACTION_SCALE + ACTION_MEAN
+    actual = policy.denoise(in_raw_units(GOAL, X), y * ACTION_SCALE + ACTION_MEAN, 0.5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)  # single precision
+
+
+def test_a_goal_may_have_units_of_its_own():
+    standard = read(state_file(GOAL))
+    policy = read(state_file(GOAL), goal_mean=[1.0, 2.0, 3.0, 4.0], goal_scale=2.0)
+    X, _ = make_rows(GOAL)
+    raw = X.copy()
+    raw[:, 16:] = 2.0 * X[:, 16:] + [1.0, 2.0, 3.0, 4.0]
+    np.testing.assert_allclose(policy.predict(raw), standard.predict(X), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("state_mean", [0.0] * 3, "state_mean must be one finite number or 4 of them"),
+        ("state_mean", [0.0, 0.0, 0.0, np.nan], "state_mean must be one finite number"),
+        ("state_scale", np.ones((4, 1)), "state_scale must be one finite number or 4 of them"),
+        ("state_scale", -1.0, "state_scale must be positive, got -1.0"),
+        ("state_scale", [1.0, 1.0, 1.0, 0.0], "state_scale must be positive"),
+        ("action_mean", [0.0] * 4, "action_mean must be one finite number or 2 of them"),
+        ("action_scale", [1.0] * 3, "action_scale must be one finite number or 2 of them"),
+        ("action_scale", [1.0, -2.0], "action_scale must be positive"),
+        ("goal_mean", [0.0] * 3, "goal_mean must be one finite number or 4 of them"),
+        ("goal_scale", [1.0] * 5, "goal_scale must be one finite number or 4 of them"),
+        ("goal_scale", -1.0, "goal_scale must be positive, got -1.0"),
+    ],
+)
+def test_units_that_do_not_fit_are_refused_by_name(name, value, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        read(state_file(GOAL), **{name: value})
+
+
+def test_parameters_are_checked_as_in_a_fit():
+    with pytest.raises(ValueError, match="schedule"):
+        read(state_file(GOAL), schedule="cosine")
+    with pytest.raises(ValueError, match="noise_max must exceed noise_min"):
+        read(state_file(GOAL), noise_max=0.05)
+    with pytest.raises(ValueError, match="n_heads=5 does not divide"):
+        read(state_file(GOAL), n_heads=5)
+    with pytest.raises(ValueError, match="device='nowhere' cannot be used"):
+        read(state_file(GOAL), device="nowhere")
+
+
+# -- files that are no checkpoint -----------------------------------------------------------
+
+
+def test_a_foreign_file_is_refused_with_the_names_that_differ(tmp_path):
+    tensors = read_state_dict(state_file(GOAL))
+    del tensors["inner_model.sigma_emb.bias"]
+    tensors["inner_model.value_head.weight"] = torch.zeros(2)
+    save_file(tensors, tmp_path / "model.safetensors")
+    message = "missing ['sigma_emb.bias'], unexpected ['value_head.weight']"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read(tmp_path / "model.safetensors")
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint '.*nothing\.pth'"):
-        read_state_dict(tmp_path / "nothing.pth")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
+        read(tmp_path / "nothing.pth")
 
 
-def test_another_ending_is_refused(tmp_path):
-    path = tmp_path / "model.pkl"
-    path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"model\.pkl' is not a checkpoint: it ends in none of"):
-        read_state_dict(path)
+# -- copies ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"something else", b"\x80\x04N.", bytes(range(256))])
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth", ".pt"])
-def test_a_foreign_file_is_refused(suffix, content, tmp_path):
-    path = tmp_path / f"model{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"model\{suffix}'"):
-        read_state_dict(path)
+def same(one, other, name):
+    X, y = make_rows(name, n=4)
+    X, y = in_raw_units(name, X), y * ACTION_SCALE + ACTION_MEAN
+    np.testing.assert_array_equal(one.predict(X), other.predict(X))
+    np.testing.assert_array_equal(one.sample(X, random_state=0), other.sample(X, random_state=0))
+    ours, theirs = (policy.log_prob(X, y, tolerance=COARSE) for policy in (one, other))
+    np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"tok_emb.weight": 1.0}, {3: torch.zeros(2)}, None])
-def test_what_is_no_state_dict_is_refused(content, tmp_path):
-    torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"model\.pth' does not hold a state dict"):
-        read_state_dict(tmp_path / "model.pth")
+@every_case
+def test_a_pickled_policy_answers_the_same(name):
+    policy = read(state_file(name), **UNITS)
+    same(pickle.loads(pickle.dumps(policy)), policy, name)
 
 
-class Trap:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pth", ".pt"])
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_no_code_of_a_file_is_run(suffix, wrapped, tmp_path):
-    path, sprung = tmp_path / f"model{suffix}", tmp_path / "sprung"
-    if not wrapped:
-        path.write_bytes(pickle.dumps(Trap(sprung)))
-    elif suffix == ".npz":
-        np.savez(path, trap=np.array([Trap(sprung)], dtype=object))
-    else:
-        torch.save({"trap": Trap(sprung)}, path)
-    with pytest.raises(ValueError, match="is not a readable checkpoint"):
-        read_state_dict(path)
-    assert not sprung.exists()
+@every_case
+def test_a_saved_policy_answers_the_same(name, tmp_path):
+    policy = read(state_file(name), **UNITS)
+    policy.save(tmp_path / "policy.safetensors")
+    again = load(tmp_path / "policy.safetensors")
+    same(again, policy, name)
+    ours, theirs = (p.get_params() for p in (again, policy))
+    assert repr(ours.pop("encoder")) == repr(theirs.pop("encoder"))
+    assert ours.pop("device") == "auto"
+    del theirs["device"]
+    assert ours == theirs
 
 
-# -- what is read off the tensors -----------------------------------------------------------
+@every_case
+def test_a_clone_is_not_fitted(name):
+    policy, (X, _) = read(state_file(name)), make_rows(name)
+    copy = clone(policy)
+    assert repr(copy.get_params()) == repr(policy.get_params())
+    with pytest.raises(NotFittedError):
+        copy.predict(X)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        (CASES[0], {"n_goals": 0, "n_goal_tokens": 1, "window_size": 5, "head_size": None}),
-        (CASES[1], {"n_goals": 4, "n_goal_tokens": 1, "window_size": 4, "head_size": 100}),
-    ],
-)
-def test_sizes_are_read_off_the_tensors(name, expected):
-    common = {
-        "n_states": 4,
-        "n_actions": 2,
-        "hidden_size": 24,
-        "n_layers": 2,
-        "n_heads": 2,
-        "sigma_data": 0.5,
-        "joint": True,
-        "preconditioning": "edm",
-        "boundary": 0.0,
-        "target_min": None,
-    }
-    model = build(read(name))
-    assert model.config == common | expected
-    assert model.action_shape == (expected["window_size"], 2)
+@every_case
+def test_it_can_be_trained_further(name):
+    """Without a step it is the policy that was read; then it learns with the published network."""
+    X, y = make_rows(name)
+    policy = read(state_file(name)).set_params(warm_start=True, random_state=0)
+    before = policy.predict(X)
+    np.testing.assert_array_equal(policy.set_params(max_iter=0).fit(X, y).predict(X), before)
+    policy.set_params(max_iter=3).fit(X, y)
+    assert policy.network_.joint
+    assert policy.noise_levels_.sigma_data == 0.5
+    assert np.abs(policy.predict(X) - before).max() > 0
 
 
-def test_several_goals_have_a_token_each(state_dict):
-    """Two goals and three steps: 2 * 3 + 2 + 1 tokens, 3 + 2 + 1 positions."""
-    for name in state_dict:
-        if name.endswith("mask"):
-            state_dict[name] = torch.ones(1, 1, 9, 9)
-    model = build(state_dict)
-    assert (model.window_size, model.n_goal_tokens, model.n_goals) == (3, 2, 8)
-    answer = model(torch.zeros(1, 3, 4), torch.zeros(1, 3, 2), torch.ones(1), torch.zeros(1, 8))
-    assert answer.shape == (1, 3, 2)
+@every_case
+def test_a_clone_can_be_fitted(name):
+    X, y = make_rows(name)
+    policy = clone(read(state_file(name))).set_params(max_iter=2, random_state=0).fit(X, y)
+    assert policy.predict(X).shape == (20, 2)
 
 
-@pytest.mark.parametrize("prefix", ["", "inner_model.", "model.inner_model.", "module."])
-def test_a_prefix_of_all_names_does_not_matter(prefix, state_dict):
-    prefixed = {prefix + name: tensor for name, tensor in state_dict.items()}
-    assert same(build(prefixed).state_dict(), build(state_dict).state_dict())
+# -- distilled ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "window_size"), [(CASES[0], 5), (CASES[1], 4)])
-def test_without_masks_the_window_is_an_argument(name, window_size):
-    whole = read(name)
-    maskless = {key: tensor for key, tensor in whole.items() if not key.endswith("mask")}
-    with pytest.raises(ValueError, match="set window_size"):
-        build(maskless)
-    again = build(maskless, window_size=window_size)
-    assert again.config == build(whole, window_size=window_size).config
-    assert same(again.state_dict(), build(whole).state_dict())
+def distiller(name, **parameters):
+    window_size, goal_dim = CASES[name]
+    settings = {"hidden_size": 8, "n_layers": 1, "max_iter": 3, "init_iter": 3, "random_state": 0}
+    sizes = {"window_size": window_size, "goal_dim": goal_dim}
+    return VDDDistiller(n_experts=2, **(sizes | settings | parameters))
 
 
-def test_the_tensors_are_copied(state_dict):
-    model = build(state_dict)
-    state_dict["ln_f.bias"].fill_(7.0)
-    assert (model.norm.bias != 7.0).all()
+@every_case
+@pytest.mark.parametrize("with_actions", [True, False])
+def test_it_can_be_distilled(name, with_actions):
+    teacher, (X, y) = read(state_file(name), **UNITS), make_rows(name)
+    X, y = in_raw_units(name, X), y * ACTION_SCALE + ACTION_MEAN
+    student = distiller(name).fit(X, y if with_actions else None, teacher=teacher)
+    assert student.predict(X).shape == (20, 2)
+    assert student.sample(X, n_samples=3, random_state=0).shape == (20, 3, 2)
+    assert np.isfinite(student.log_prob(X, y)).all()
 
 
-# -- refusals -------------------------------------------------------------------------------
+@every_case
+def test_a_student_has_the_units_of_its_teacher(name):
+    teacher, (X, _) = read(state_file(name), **UNITS), make_rows(name)
+    student = distiller(name).fit(in_raw_units(name, X), teacher=teacher)
+    actions, rows = student.network_.action_normalization, student.network_.row_normalization
+    np.testing.assert_array_equal(actions.statistics, (ACTION_MEAN, ACTION_SCALE))
+    expected = teacher.network_.row_normalization.statistics
+    np.testing.assert_array_equal(rows.statistics, expected)
 
 
-def test_missing_and_unexpected_names_are_listed_in_order(state_dict):
-    del state_dict["sigma_emb.bias"], state_dict["blocks.1.ln1.bias"]
-    state_dict |= {"zeta": torch.zeros(1), "alpha": torch.zeros(1)}
-    expected = (
-        r"missing \['blocks\.1\.ln1\.bias', 'sigma_emb\.bias'\], unexpected \['alpha', 'zeta'\]"
-    )
-    with pytest.raises(ValueError, match=expected):
-        build(state_dict)
+def test_distilling_leaves_the_teacher_as_it_was():
+    teacher, (X, y) = read(state_file(GOAL)), make_rows(GOAL)
+    before = teacher.predict(X)
+    distiller(GOAL).fit(X, y, teacher=teacher)
+    np.testing.assert_array_equal(teacher.predict(X), before)
+    assert all(parameter.requires_grad for parameter in teacher.network_.parameters())
 
 
-def test_a_foreign_state_dict_is_refused():
-    with pytest.raises(ValueError, match=r"missing \['action_emb\.bias', .*unexpected \['w'\]"):
-        build({"w": torch.zeros(2)})
-    with pytest.raises(ValueError, match="missing"):
-        build({})
-
-
-def test_a_block_that_was_left_out_is_missing(state_dict):
-    gap = {name.replace("blocks.0", "blocks.2"): state_dict[name] for name in state_dict}
-    with pytest.raises(ValueError, match=r"missing \['blocks\.0\.attn.*unexpected \['blocks\.2"):
-        build(gap)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("blocks.1.attn.key.weight", (24, 23)),
-        ("blocks.0.mlp.0.bias", (24,)),
-        ("action_pred.2.weight", (3, 100)),
-        ("sigma_emb.weight", (24, 2)),
-        ("tok_emb.bias", (25,)),
-        ("pos_emb", (2, 6, 24)),
-        ("ln_f.weight", (24, 1)),
-        ("tok_emb.weight", (24,)),
-        ("pos_emb", (6, 24)),
-    ],
-)
-def test_a_wrong_shape_is_named(name, shape, state_dict):
-    state_dict[name] = torch.zeros(shape)
-    expected = rf"{name} has shape \({', '.join(map(str, shape))},?\)"
-    with pytest.raises(ValueError, match=expected):
-        build(state_dict)
-
-
-@pytest.mark.parametrize("n_heads", [0, 5])
-def test_heads_that_do_not_divide_the_width_are_refused(n_heads, state_dict):
-    with pytest.raises(ValueError, match=f"n_heads={n_heads} does not divide the width 24"):
-        build(state_dict, n_heads=n_heads)
-
-
-@pytest.mark.parametrize("shapes", [[(1, 1, 10, 10), (1, 1, 9, 9)], [()] * 2, [(1, 1, 10, 9)] * 2])
-def test_masks_that_do_not_fit_are_refused(shapes, state_dict):
-    for i, shape in enumerate(shapes):
-        state_dict[f"blocks.{i}.attn.mask"] = torch.ones(shape)
-    with pytest.raises(ValueError, match="attention masks of shape"):
-        build(state_dict)
-
-
-def test_a_window_that_the_masks_contradict_is_refused(state_dict):
-    with pytest.raises(ValueError, match="do not fit window_size=3"):
-        build(state_dict, window_size=3)
-
-
-@pytest.mark.parametrize("window_size", [0, 6])
-def test_positions_that_do_not_reach_are_refused(window_size, state_dict):
-    maskless = {key: tensor for key, tensor in state_dict.items() if not key.endswith("mask")}
-    with pytest.raises(ValueError, match=f"6 positions do not fit {window_size} time steps"):
-        build(maskless, window_size=window_size)
+@pytest.mark.parametrize(("name", "value"), [("goal_dim", 0), ("window_size", 2)])
+def test_a_student_with_rows_of_another_layout_is_refused(name, value):
+    teacher, (X, y) = read(state_file(GOAL)), make_rows(GOAL)
+    with pytest.raises(ValueError, match=f"the teacher has {name}=4, but"):
+        distiller(GOAL, **{name: value}).fit(X, y, teacher=teacher)

@@ -4,15 +4,11 @@ import pytest
 import torch
 
 from skvdd.diffusion.denoiser import ContextDenoiser, precondition
+from skvdd.encoders import MLPEncoder, TransformerEncoder
+from skvdd.nn.layout import RowLayout
 
-ENCODER = {
-    "kind": "mlp",
-    "n_states": 3,
-    "window_size": 2,
-    "hidden_size": 12,
-    "n_layers": 1,
-    "n_heads": 2,
-}
+LAYOUT = RowLayout(n_states=3, window_size=2)
+ENCODERS = {"mlp": MLPEncoder(12, 1), "transformer": TransformerEncoder(12, 1, n_heads=2)}
 SIGMA_DATA = 0.5
 
 
@@ -24,7 +20,8 @@ def seeded():
 
 
 def make_denoiser(n_actions=2, **arguments):
-    return ContextDenoiser(ENCODER, n_actions, 8, 2, SIGMA_DATA, **arguments).double()
+    network = ContextDenoiser(LAYOUT, n_actions, ENCODERS["mlp"], 8, 2, SIGMA_DATA, **arguments)
+    return network.double()
 
 
 def perturb(network):
@@ -152,14 +149,14 @@ def test_actions_do_not_see_each_other(call):
     torch.testing.assert_close(alone, whole[2:3, 1:2])
 
 
-@pytest.mark.parametrize("kind", ["mlp", "transformer"])
-def test_the_configuration_rebuilds_the_same_network(kind):
-    network = perturb(ContextDenoiser({**ENCODER, "kind": kind}, 2, 8, 2, SIGMA_DATA))
+@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+def test_the_configuration_rebuilds_the_same_network(encoder):
+    network = perturb(ContextDenoiser(LAYOUT, 2, encoder, 8, 2, SIGMA_DATA))
     again = ContextDenoiser(**network.config)
     again.load_state_dict(network.state_dict())
-    states, actions, sigma = torch.randn(4, 2, 3), torch.randn(4, 5, 2), torch.rand(4, 1)
-    context = network.context(states)
-    assert torch.equal(again.context(states), context)
+    rows, actions, sigma = torch.randn(4, 6), torch.randn(4, 5, 2), torch.rand(4, 1)
+    context = network.context(rows)
+    assert torch.equal(again.context(rows), context)
     assert torch.equal(
         again.denoise(context, actions, sigma), network.denoise(context, actions, sigma)
     )
@@ -227,9 +224,13 @@ def test_a_jump_may_end_at_level_zero():
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_a_configuration_from_before_consistency_models_builds_a_plain_denoiser():
+# -- the range of the data ------------------------------------------------------------------
+
+
+def test_the_range_of_actions_is_unbounded_at_first_and_part_of_the_weights():
     network = make_denoiser()
-    older = {k: v for k, v in network.config.items() if k not in {"boundary", "target_min"}}
-    again = ContextDenoiser(**older).double()
+    assert network.action_range.tolist() == [[-float("inf")] * 2, [float("inf")] * 2]
+    network.action_range.copy_(torch.tensor([[-1.0, -2.0], [3.0, 4.0]]))
+    again = make_denoiser()
     again.load_state_dict(network.state_dict())
-    assert again.config == network.config
+    assert torch.equal(again.action_range, network.action_range)

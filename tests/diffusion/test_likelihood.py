@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from skvdd.diffusion.likelihood import _cubature, _Flow, flow_log_prob, likelihood_steps
+from skvdd.diffusion.likelihood import (
+    EXACT_DIMENSIONS,
+    PROBES,
+    _cubature,
+    _Flow,
+    flow_log_prob,
+    likelihood_steps,
+    probe_directions,
+)
 from skvdd.nn.gaussian_mixture import (
     GaussianMixture,
     action_score,
@@ -56,7 +64,7 @@ def points(d_a=2, width=1.5):
 
 
 def typical(mixture):
-    """Every expert's centre and the corners one and a half standard deviations around it."""
+    """Every expert's center and the corners one and a half standard deviations around it."""
     corners = torch.tensor([0.0, -1.5, 1.5], dtype=torch.float64)
     corners = torch.cartesian_prod(corners, corners).expand(*mixture.mean.shape[:2], -1, -1)
     return rsample_experts(mixture, corners).flatten(0, 2)
@@ -93,7 +101,7 @@ def test_the_steps_are_of_fourth_order():
 @pytest.mark.parametrize("noise_max", [5.0, 10.0, 20.0])
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_gaussian_actions_leave_no_error_at_a_high_last_level(noise_max, shift):
-    """Correlated, and not centred: in a given state actions are not, however standardised."""
+    """Correlated, and not centered: in a given state actions are not, however standardized."""
     aside = GaussianMixture(GAUSSIAN.log_gate, GAUSSIAN.mean + shift, GAUSSIAN.scale_tril)
     # What is left is the cubature's: sixth powers of data variance over noise variance.
     assert errors(aside, typical(aside), 200, noise_max).max() < 1e-5
@@ -140,23 +148,23 @@ def test_a_row_alone_is_the_row_in_a_batch():
     torch.testing.assert_close(alone, whole[5:6])
 
 
-def standardised(weights, means, scales):
+def standardized(weights, means, scales):
     """A mixture of round modes, shifted and scaled to zero mean and unit variance."""
     weights, means = torch.tensor(weights).double(), torch.tensor(means).double()
     scales = torch.tensor(scales).double()
-    centre = (weights[:, None] * means).sum(dim=0)
-    spread = (weights[:, None] * ((means - centre) ** 2 + scales[:, None] ** 2)).sum(dim=0).sqrt()
+    center = (weights[:, None] * means).sum(dim=0)
+    spread = (weights[:, None] * ((means - center) ** 2 + scales[:, None] ** 2)).sum(dim=0).sqrt()
     tril = torch.diag_embed(scales[:, None] / spread)
-    return GaussianMixture(weights.log()[None], ((means - centre) / spread)[None], tril[None])
+    return GaussianMixture(weights.log()[None], ((means - center) / spread)[None], tril[None])
 
 
 RING = [[math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)] for k in range(8)]
 DATA = {
-    "gaussian": standardised([1.0], [[0.3, -0.2]], [1.0]),
-    "two modes": standardised([0.4, 0.6], [[-0.9, 0.3], [0.6, -0.2]], [0.3, 0.4]),
-    "ring": standardised([1 / 8] * 8, RING, [0.1] * 8),
-    "skewed": standardised([0.1, 0.9], [[-1.0], [1.0]], [0.05, 0.05]),
-    "three dimensions": standardised([0.5, 0.5], [[0, 0, 1.0], [1, -1, 0.0]], [0.1, 0.2]),
+    "gaussian": standardized([1.0], [[0.3, -0.2]], [1.0]),
+    "two modes": standardized([0.4, 0.6], [[-0.9, 0.3], [0.6, -0.2]], [0.3, 0.4]),
+    "ring": standardized([1 / 8] * 8, RING, [0.1] * 8),
+    "skewed": standardized([0.1, 0.9], [[-1.0], [1.0]], [0.05, 0.05]),
+    "three dimensions": standardized([0.5, 0.5], [[0, 0, 1.0], [1, -1, 0.0]], [0.1, 0.2]),
 }
 
 
@@ -190,14 +198,26 @@ def test_the_density_integrates_to_one_in_two_dimensions():
     assert (value.exp().sum() * 0.1**2).item() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_probes_estimate_the_divergence():
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (4000, 2), generator=generator).double() * 2 - 1
+def test_probes_give_the_divergence_where_their_products_average_to_the_identity():
+    """Hutchinson's estimate is ``sum_ij J_ij E[v_i v_j]``: exact for a balanced set of signs."""
+    balanced = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
     exact = flow_log_prob(denoiser(TWO_MODES), points(), 0.1, 5.0, 6)
-    estimate = flow_log_prob(denoiser(TWO_MODES), points(), 0.1, 5.0, 6, signs)
-    # The mean of v1 v2 over 4000 signs is off by 1/sqrt(4000) = 0.016, times the off-diagonal.
-    torch.testing.assert_close(estimate, exact, atol=0.05, rtol=0)
-    assert not torch.equal(estimate, exact)
+    estimate = flow_log_prob(denoiser(TWO_MODES), points(), 0.1, 5.0, 6, balanced)
+    torch.testing.assert_close(estimate, exact)
+    one_sided = flow_log_prob(denoiser(TWO_MODES), points(), 0.1, 5.0, 6, balanced[:1])
+    assert (one_sided - exact).abs().max() > 1e-3
+
+
+def test_directions_are_random_signs_above_so_many_dimensions():
+    assert probe_directions(EXACT_DIMENSIONS, 0) is None
+    probes = probe_directions(EXACT_DIMENSIONS + 1, 0)
+    assert probes.shape == (PROBES, EXACT_DIMENSIONS + 1)
+    assert probes.dtype == torch.float32
+    assert set(probes.flatten().tolist()) == {-1.0, 1.0}
+    # Five standard errors of the mean of so many signs.
+    assert probes.mean().abs() < 5 / math.sqrt(probes.numel())
+    assert torch.equal(probe_directions(EXACT_DIMENSIONS + 1, 0), probes)
+    assert not torch.equal(probe_directions(EXACT_DIMENSIONS + 1, 1), probes)
 
 
 @pytest.mark.parametrize("d_a", [1, 2, 5, 9])

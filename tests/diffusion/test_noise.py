@@ -10,7 +10,9 @@ from scipy import stats
 
 from skvdd.diffusion.noise import (
     NOISE_DENSITIES,
+    PROCESSES,
     SCHEDULES,
+    NoiseLevels,
     exponential,
     karras,
     linear,
@@ -19,9 +21,7 @@ from skvdd.diffusion.noise import (
     log_uniform,
 )
 
-GOLDEN = (
-    Path(__file__).resolve().parents[3] / "shared" / "data" / "golden" / "d3il_w5_nogoal_lin_io.npz"
-)
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "d3il_w5_nogoal_lin_io.npz"
 BOUNDS = [(0.03, 5.0), (0.1, 1.0), (0.002, 80.0)]
 
 
@@ -33,7 +33,6 @@ def uniform_grid(n=201):
 # -- schedules ------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the published code's reference values are absent")
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("n_steps", [1, 4, 8])
 def test_schedules_are_those_of_the_published_code(name, n_steps):
@@ -143,3 +142,58 @@ def test_levels_scale_with_the_data(name):
     torch.testing.assert_close(
         density(uniform, 0.2, 6.0, 2.0), 2 * density(uniform, 0.1, 3.0, 1.0), rtol=1e-6, atol=0
     )
+
+
+# -- the levels of a policy -----------------------------------------------------------------
+
+
+def test_the_defaults_are_those_of_edm_and_beso():
+    levels = NoiseLevels(noise_min=0.1, noise_max=2.0)
+    uniform = uniform_grid()
+    assert torch.equal(levels.of_training(uniform), log_normal(uniform, 0.1, 2.0, 1.0))
+    assert levels.of_sampling(5) == karras(5, 0.1, 2.0).tolist()
+    assert levels.start_scale == 2.0
+
+
+def test_a_variance_preserving_process_gives_training_and_sampling_levels():
+    levels = NoiseLevels("vp", 0.1, 2.0, schedule="linear")
+    process = PROCESSES["linear"]
+    assert levels.process == process
+    ends = levels.of_training(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    np.testing.assert_allclose(ends.numpy(), [0.1, 2.0], rtol=1e-9)
+    sigmas = levels.of_sampling(4)
+    assert (len(sigmas), sigmas[-1]) == (5, 0.0)
+    assert sigmas[0] == pytest.approx(2.0)
+    assert levels.start_scale == pytest.approx(math.sqrt(5))  # 1 / alpha at the highest level
+
+
+@pytest.mark.parametrize("name", NOISE_DENSITIES)
+@pytest.mark.parametrize("sde", ["ve", "vp"])
+def test_a_density_can_be_chosen_for_either_process(name, sde):
+    levels = NoiseLevels(sde, 0.1, 2.0, noise_density=name, sigma_data=0.5)
+    expected = NOISE_DENSITIES[name](uniform_grid(), 0.1, 2.0, 0.5)
+    assert torch.equal(levels.of_training(uniform_grid()), expected)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0)])
+def test_a_range_that_is_none_is_refused(low, high):
+    message = f"noise_max must exceed noise_min, got noise_min={low} and noise_max={high}"
+    with pytest.raises(ValueError, match=message):
+        NoiseLevels(noise_min=low, noise_max=high).check()
+
+
+def test_a_schedule_must_be_one_of_the_process():
+    NoiseLevels("ve", schedule="karras").check()
+    NoiseLevels("vp", schedule="cosine").check()
+    with pytest.raises(ValueError, match="schedule must be one of"):
+        NoiseLevels("ve", schedule="cosine").check()
+    with pytest.raises(ValueError, match="schedule must be one of"):
+        NoiseLevels("vp", schedule="karras").check()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_default_device_of_the_user_does_not_matter(name):
+    with torch.device("meta"):
+        assert NoiseLevels(schedule=name).of_sampling(3) == SCHEDULES[name](3, 0.03, 5.0).tolist()
+        NoiseLevels("vp").check()
+        assert len(NoiseLevels("vp").of_sampling(3)) == 4

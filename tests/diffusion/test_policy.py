@@ -60,9 +60,14 @@ def untrained():
     )
 
 
+def scale_of(policy):
+    """The standard deviation of the actions, raw units."""
+    return policy.network_.action_normalization.statistics[1]
+
+
 def closed_form_denoiser(policy, states, actions, level):
     """E[a | a + sigma * scale * eps] of the toy, raw units."""
-    variance, added = (UNITS * NOISE) ** 2, (level * policy.action_scaler_.scale_) ** 2
+    variance, added = (UNITS * NOISE) ** 2, (level * scale_of(policy)) ** 2
     return mean(states) + variance / (variance + added) * (actions - mean(states))
 
 
@@ -72,17 +77,17 @@ def closed_form_denoiser(policy, states, actions, level):
 @pytest.mark.parametrize("level", [0.1, 0.3, 1.0, 3.0])
 def test_the_denoiser_learns_the_closed_form_of_gaussian_actions(policy, queries, level):
     states, actions = queries
-    scale = policy.action_scaler_.scale_
+    scale = scale_of(policy)
     noisy = actions + level * scale * np.random.RandomState(2).standard_normal(actions.shape)
     exact = closed_form_denoiser(policy, states, noisy, level)
     error = (policy.denoise(states, noisy, level) - exact) / scale
-    # Root mean square, in standardised actions, whose spread over the states is one.
+    # Root mean square, in standardized actions, whose spread over the states is one.
     assert np.sqrt(np.mean(error**2)) < 0.1
 
 
 def test_the_density_comes_near_the_closed_form(policy, queries):
     states, actions = queries
-    variance = (UNITS * NOISE) ** 2 + (0.05 * policy.action_scaler_.scale_) ** 2
+    variance = (UNITS * NOISE) ** 2 + (0.05 * scale_of(policy)) ** 2
     squared = (actions - mean(states)) ** 2 / variance
     exact = -0.5 * (squared + np.log(2 * np.pi * variance)).sum(axis=1)
     log_prob = policy.log_prob(states, actions)
@@ -102,10 +107,11 @@ def test_samples_have_the_moments_of_the_actions(policy, queries):
     np.testing.assert_allclose(samples.std(axis=(1)).mean(axis=0), deviation, rtol=0.2)
 
 
-def test_the_prediction_is_the_centre_of_the_actions(policy, queries):
+def test_a_prediction_is_a_typical_action(policy, queries):
+    """The medoid of eight draws is nearer to the mean than a draw, which is off by one NOISE."""
     states, _ = queries
-    error = (policy.predict(states) - mean(states)) / policy.action_scaler_.scale_
-    assert np.sqrt(np.mean(error**2)) < 0.1
+    error = (policy.predict(states) - mean(states)) / (UNITS * NOISE)
+    assert np.sqrt(np.mean(error**2)) < 0.7
 
 
 # -- units ----------------------------------------------------------------------------------
@@ -116,8 +122,8 @@ def test_the_score_in_raw_units_is_the_gap_over_the_variance_of_the_noise(policy
     states, actions = queries
     level = np.linspace(0.1, 4.0, len(states)) if level == "rows" else level
     gap = policy.denoise(states, actions, level) - actions
-    variance = np.square(np.multiply.outer(level, policy.action_scaler_.scale_))
-    # Single precision inside, divided by a variance of 0.01 in standardised actions.
+    variance = np.square(np.multiply.outer(level, scale_of(policy)))
+    # Single precision inside, divided by a variance of 0.01 in standardized actions.
     np.testing.assert_allclose(
         policy.score_function(states, actions, level) * UNITS, gap / variance * UNITS, atol=2e-3
     )
@@ -125,7 +131,7 @@ def test_the_score_in_raw_units_is_the_gap_over_the_variance_of_the_noise(policy
 
 def test_the_score_is_near_that_of_gaussian_actions(policy, queries):
     states, actions = queries
-    added = (0.3 * policy.action_scaler_.scale_) ** 2
+    added = (0.3 * scale_of(policy)) ** 2
     exact = -(actions - mean(states)) / ((UNITS * NOISE) ** 2 + added)
     error = (policy.score_function(states, actions, 0.3) - exact) * UNITS * NOISE
     assert np.sqrt(np.mean(error**2)) < 0.2
@@ -152,8 +158,8 @@ def test_the_columns_come_back_as_they_were_given():
 def test_one_step_from_the_highest_level_is_the_denoiser_there(policy, queries):
     states = queries[0]
     noise = np.random.RandomState(7).standard_normal((200, 1, 1, 2))[:, 0, 0]
-    scaler = policy.action_scaler_
-    start = scaler.mean_ + scaler.scale_ * policy.noise_max * noise
+    center, scale = policy.network_.action_normalization.statistics
+    start = center + scale * policy.noise_max * noise
     np.testing.assert_allclose(
         policy.sample(states, n_steps=1, random_state=7),
         policy.denoise(states, start, policy.noise_max),
@@ -161,7 +167,7 @@ def test_one_step_from_the_highest_level_is_the_denoiser_there(policy, queries):
     )
 
 
-@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "heun", "dpmpp_2m"])
 @pytest.mark.parametrize("n_steps", [1, 5])
 def test_steps_and_sampler_of_a_call_stand_in_for_the_parameters(untrained, sampler, n_steps):
     states = make_data(30, seed=0)[0]
@@ -173,14 +179,6 @@ def test_steps_and_sampler_of_a_call_stand_in_for_the_parameters(untrained, samp
         other.sample(states, 2, random_state=3),
     )
     assert (untrained.n_steps, untrained.sampler) == (3, "auto")
-
-
-def test_ddim_and_euler_draw_the_same_actions(policy, queries):
-    draws = [
-        policy.sample(queries[0], n_steps=6, sampler=sampler, random_state=0)
-        for sampler in ("ddim", "euler")
-    ]
-    np.testing.assert_array_equal(*draws)
 
 
 def test_samplers_of_the_flow_agree_when_steps_are_many(policy, queries):
@@ -202,13 +200,13 @@ def test_every_schedule_and_density_can_be_chosen(schedule, noise_density):
     assert np.isfinite(policy.sample(states, random_state=0)).all()
 
 
-def test_an_untrained_policy_shrinks_actions_towards_their_centre(untrained):
-    """The head starts at zero: D = a / (1 + sigma^2) in standardised actions."""
+def test_an_untrained_policy_shrinks_actions_toward_their_centre(untrained):
+    """The head starts at zero: D = a / (1 + sigma^2) in standardized actions."""
     states, actions = make_data(30, seed=0)
-    centre = untrained.action_scaler_.mean_
+    center, _ = untrained.network_.action_normalization.statistics
     np.testing.assert_allclose(
-        untrained.denoise(states, actions, 2.0) - centre,
-        (actions - centre) / 5.0,
+        untrained.denoise(states, actions, 2.0) - center,
+        (actions - center) / 5.0,
         rtol=1e-5,
         atol=1e-5,
     )
@@ -217,9 +215,10 @@ def test_an_untrained_policy_shrinks_actions_towards_their_centre(untrained):
 def test_the_density_of_an_untrained_policy_is_standard_normal(untrained):
     """That denoiser is the exact one of N(0, 1), seen here at the lowest noise level."""
     states, actions = make_data(30, seed=0)
-    scaler, variance = untrained.action_scaler_, 1.0 + untrained.noise_min**2
-    standard = (actions - scaler.mean_) / scaler.scale_
-    exact = -0.5 * (standard**2 / variance + np.log(2 * np.pi * variance)) - np.log(scaler.scale_)
+    center, scale = untrained.network_.action_normalization.statistics
+    variance = 1.0 + untrained.noise_min**2
+    standard = (actions - center) / scale
+    exact = -0.5 * (standard**2 / variance + np.log(2 * np.pi * variance)) - np.log(scale)
     np.testing.assert_allclose(
         untrained.log_prob(states, actions), exact.sum(axis=1), rtol=0, atol=1e-4
     )
@@ -265,8 +264,7 @@ def test_an_impossible_number_of_steps_is_refused(untrained, n_steps, shown):
 
 def test_an_unknown_sampler_is_refused(untrained):
     with refused(
-        "sampler must be one of ['ddim', 'ddpm', 'dpmpp_2m', 'euler', 'euler_ancestral', 'heun'], "
-        "got 'rk4'."
+        "sampler must be one of ['dpmpp_2m', 'euler', 'euler_ancestral', 'heun'], got 'rk4'."
     ):
         untrained.sample(make_data(3, seed=0)[0], sampler="rk4")
 

@@ -11,14 +11,21 @@ import pytest
 import torch
 
 from skvdd.diffusion.noise import exponential, karras
-from skvdd.diffusion.samplers import SAMPLERS, STOCHASTIC, draw_actions, euler_ancestral
+from skvdd.diffusion.samplers import (
+    SAMPLERS,
+    STOCHASTIC,
+    draw_actions,
+    euler_ancestral,
+    medoid,
+    n_noises,
+)
 from skvdd.nn.gaussian_mixture import GaussianMixture, action_score, smooth
 
 MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=torch.float64)
 EYE = torch.eye(2, dtype=torch.float64)
 DETERMINISTIC = sorted(set(SAMPLERS) - STOCHASTIC)
-ORDERS = {"euler": 1, "ddim": 1, "heun": 2, "dpmpp_2m": 2}
+ORDERS = {"euler": 1, "heun": 2, "dpmpp_2m": 2}
 
 
 def gaussian_denoiser(x, sigma):
@@ -136,7 +143,7 @@ def test_the_last_step_gives_the_denoiser_at_the_lowest_level(name):
 
 @pytest.mark.parametrize(
     ("name", "evaluations"),
-    {"euler": 5, "ddim": 5, "euler_ancestral": 5, "dpmpp_2m": 5, "heun": 9}.items(),
+    {"euler": 5, "euler_ancestral": 5, "dpmpp_2m": 5, "heun": 9}.items(),
 )
 def test_a_sampler_asks_the_denoiser_as_often_as_it_says(name, evaluations):
     levels = []
@@ -151,17 +158,14 @@ def test_a_sampler_asks_the_denoiser_as_often_as_it_says(name, evaluations):
     assert min(levels) > 0
 
 
-def test_ddim_is_euler():
+def test_euler_is_ddim():
     """Song et al. (2021) write the step as an interpolation between the action and its estimate."""
     sigmas = karras(7, 0.1, 3.0)
     x = expected = starts(3.0)
     for sigma, sigma_next in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         ratio = sigma_next / sigma
         expected = ratio * expected + (1 - ratio) * gaussian_denoiser(expected, sigma)
-    torch.testing.assert_close(walk("ddim", gaussian_denoiser, x, sigmas), expected)
-    assert torch.equal(
-        walk("ddim", gaussian_denoiser, x, sigmas), walk("euler", gaussian_denoiser, x, sigmas)
-    )
+    torch.testing.assert_close(walk("euler", gaussian_denoiser, x, sigmas), expected)
 
 
 def test_dpmpp_2m_takes_the_published_steps():
@@ -253,8 +257,8 @@ class ShiftedGaussian:
 
     def denoise(self, context, actions, sigma):
         assert sigma.shape == (len(actions), 1)
-        centre = context[:, None]
-        return centre + (actions - centre) / (1 + sigma[..., None] ** 2)
+        center = context[:, None]
+        return center + (actions - center) / (1 + sigma[..., None] ** 2)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -273,3 +277,55 @@ def test_states_are_encoded_once_for_all_steps_and_samples(name):
 
     start, *fresh = noise.unbind(dim=2)
     torch.testing.assert_close(actions, SAMPLERS[name](denoise, 3.0 * start, sigmas, fresh))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_noise_is_as_many_actions_as_the_sampler_takes(name):
+    """A deterministic sampler takes its start alone; a stochastic one leaves none over."""
+    taken = []
+
+    class Fresh(list):
+        def __getitem__(self, index):
+            taken.append(index)
+            return super().__getitem__(index)
+
+    fresh = Fresh([torch.zeros(50, 2, dtype=torch.float64)] * 20)
+    SAMPLERS[name](gaussian_denoiser, starts(3.0), karras(6, 0.1, 3.0).tolist(), fresh)
+    assert len(set(taken)) + 1 == n_noises(name, 6)
+
+
+def test_every_estimate_of_the_clean_action_is_clipped_to_the_bounds():
+    model, states = ShiftedGaussian(), torch.full((3, 1, 2), 9.0, dtype=torch.float64)
+    noise = torch.ones((3, 5, 1, 2), dtype=torch.float64)
+    low, high = torch.tensor([[-1.0, -2.0], [3.0, 4.0]], dtype=torch.float64)
+    sigmas = karras(4, 0.1, 3.0).tolist()
+    clipped = draw_actions(model, states, noise, sigmas, "euler", bounds=(low, high))
+    torch.testing.assert_close(clipped, high.expand(3, 5, 2))  # the mean of 9 lies beyond them
+
+
+def test_the_start_has_the_scale_that_is_asked_for():
+    model, states = ShiftedGaussian(), torch.zeros((1, 1, 2), dtype=torch.float64)
+    noise = torch.ones((1, 1, 1, 2), dtype=torch.float64)
+    asked = draw_actions(model, states, noise, [3.0, 0.0], "euler", start_scale=7.0)
+    torch.testing.assert_close(asked, torch.full((1, 1, 2), 7.0 / 10.0, dtype=torch.float64))
+
+
+# -- the medoid -----------------------------------------------------------------------------
+
+
+def test_the_medoid_is_the_action_with_the_least_distance_to_the_others():
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.randn((20, 8, 3), generator=generator)
+    distances = (actions[:, :, None] - actions[:, None]).norm(dim=-1).sum(dim=2)
+    expected = torch.stack([row[d.argmin()] for row, d in zip(actions, distances, strict=True)])
+    assert torch.equal(medoid(actions), expected)
+
+
+def test_the_medoid_of_two_modes_lies_in_the_larger_one():
+    actions = torch.tensor([[[-1.0], [-1.1], [-0.9], [1.0], [1.1], [-1.05], [0.9], [-0.95]]])
+    assert medoid(actions).item() < -0.8
+
+
+def test_one_action_is_its_own_medoid():
+    actions = torch.randn(5, 1, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(medoid(actions), actions[:, 0])

@@ -12,13 +12,12 @@ from skvdd.distillation.vdd import (
     expert_loss,
     gating_loss,
     likelihood_loss,
-    noise_levels,
     smoothed_expert_loss,
 )
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 
-GOLDEN = Path(__file__).parents[3] / "shared/data/golden/vi_loss_f64.npz"
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "vi_loss_f64.npz"
 PUBLISHED_EPSILON = 1e-8  # what the published code adds inside its logarithms
 
 
@@ -88,8 +87,6 @@ def assert_all_close(actual, expected, atol):
 @pytest.fixture(scope="module")
 def golden():
     """The published values, batch and time flattened to rows."""
-    if not GOLDEN.exists():
-        pytest.skip("the published values are not here")
     with np.load(GOLDEN) as file:
         return {name: torch.from_numpy(np.asarray(file[name])) for name in file.files}
 
@@ -364,48 +361,6 @@ def test_the_smoothed_weights_are_sigma_times_the_experts_weights():
         torch.testing.assert_close(loss.total, (sigma[:, None] * weight * inner).mean())
 
 
-# -- noise levels ---------------------------------------------------------------------------------
-
-UNIFORM = torch.linspace(0, 1, 101, dtype=torch.float64)[:-1]
-BOUNDS, TEACHER = (0.1, 0.4), (0.02, 5.0)
-
-
-def levels(choice, progress=0.0):
-    return noise_levels(choice, UNIFORM, progress, BOUNDS, TEACHER)
-
-
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [
-        ("min", torch.full_like(UNIFORM, 0.02)),
-        ("max", torch.full_like(UNIFORM, 5.0)),
-        ("uniform", 0.02 + 4.98 * UNIFORM),
-        ("interval", 0.1 + 0.3 * UNIFORM),
-        ("loguniform", 0.1 * 4**UNIFORM),
-    ],
-)
-def test_noise_levels_have_the_stated_density_at_any_time(choice, expected):
-    for progress in (0.0, 0.5, 1.0):
-        torch.testing.assert_close(levels(choice, progress), expected)
-
-
-def test_annealing_lowers_the_upper_bound_from_one_end_of_the_interval_to_the_other():
-    torch.testing.assert_close(levels("anneal", 0.0), levels("loguniform"))
-    torch.testing.assert_close(levels("anneal", 0.5), 0.1 * 2**UNIFORM)
-    torch.testing.assert_close(levels("anneal", 1.0), torch.full_like(UNIFORM, 0.1))
-
-
-@pytest.mark.parametrize("choice", ["min", "max", "uniform", "interval", "loguniform", "anneal"])
-def test_noise_levels_keep_to_their_bounds_in_single_precision(choice):
-    low, high = TEACHER if choice in {"min", "max", "uniform"} else BOUNDS
-    uniform = torch.rand(10_000, generator=torch.Generator().manual_seed(0))
-    for progress in (0.0, 0.3, 1.0):
-        sigma = noise_levels(choice, uniform, progress, BOUNDS, TEACHER)
-        assert sigma.shape == uniform.shape
-        assert sigma.dtype == torch.float32
-        assert low * (1 - 1e-6) <= sigma.min() <= sigma.max() <= high * (1 + 1e-6)
-
-
 # -- the forward half -----------------------------------------------------------------------------
 
 
@@ -454,3 +409,53 @@ def test_the_forward_half_is_at_rest_where_the_student_is_the_teacher():
     loss = likelihood_loss(rows, grid[:, None], len(grid) * density * (grid[1] - grid[0]))
     for gradient in torch.autograd.grad(loss, (mean, chol)):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-8, rtol=0)
+
+
+# -- weights of states ----------------------------------------------------------------------------
+
+REPEATS = torch.tensor([2, 0, 1, 3, 1])
+
+
+def weighted_loss(objective, arguments, weight):
+    """One of the objectives, of states with weights."""
+    mixture = GaussianMixture(arguments["gating"].log(), arguments["mean"], arguments["chol"])
+    samples = gm.rsample_experts(mixture, arguments["noise"])
+    actions = arguments["noise"][:, 0, 0]
+    if objective == "expert":
+        return expert_loss(mixture, samples, arguments["scores"], weight=weight).total
+    if objective == "smoothed":
+        sigma = 0.1 + actions[:, 0].square()
+        return smoothed_expert_loss(
+            mixture, samples, arguments["scores"], sigma, weight=weight
+        ).total
+    if objective == "likelihood":
+        return likelihood_loss(mixture, actions, weight)
+    targets = gm.log_responsibilities(mixture, actions[:, None])[:, 0]
+    return gating_loss(mixture.log_gate, targets, weight)
+
+
+@pytest.mark.parametrize("objective", ["expert", "smoothed", "likelihood", "gating"])
+def test_an_integer_weight_counts_a_state_so_many_times(objective):
+    """Sums over states are equal, and so are their gradients; the losses are means."""
+    arguments = random_arguments(12)
+    leaves = [arguments[name].requires_grad_() for name in ("gating", "mean", "chol")]
+    repeated = {name: part.repeat_interleave(REPEATS, dim=0) for name, part in arguments.items()}
+    ones = torch.ones(int(REPEATS.sum()), dtype=torch.float64)
+    found = weighted_loss(objective, arguments, REPEATS.double()) * len(REPEATS)
+    expected = weighted_loss(objective, repeated, ones) * len(ones)
+    torch.testing.assert_close(found, expected)
+    gradients, wanted = (
+        torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        for total in (found, expected)
+    )
+    torch.testing.assert_close(gradients, wanted)
+    assert max(gradient.abs().max() for gradient in gradients) > 1e-3
+
+
+@pytest.mark.parametrize("objective", ["expert", "smoothed", "gating"])
+def test_no_weight_is_a_weight_of_one(objective):
+    arguments = random_arguments(13)
+    ones = torch.ones(len(arguments["mean"]), dtype=torch.float64)
+    torch.testing.assert_close(
+        weighted_loss(objective, arguments, None), weighted_loss(objective, arguments, ones)
+    )

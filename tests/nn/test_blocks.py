@@ -50,13 +50,13 @@ def test_a_fresh_stack_of_modulated_blocks_is_the_identity_under_any_condition()
     assert torch.equal(out, hidden)
 
 
-def test_a_modulated_block_scales_and_shifts_the_normalised_state():
+def test_a_modulated_block_scales_and_shifts_the_normalized_state():
     block = perturb(ModulatedBlock(8)).double()
     hidden, condition = torch.randn(2, 5, 8, dtype=torch.float64)
     scale, shift = block.modulation(condition).chunk(2, dim=-1)
-    centred = hidden - hidden.mean(dim=-1, keepdim=True)
-    normalised = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
-    inner = block.inner(normalised + normalised * scale + shift)
+    centered = hidden - hidden.mean(dim=-1, keepdim=True)
+    normalized = centered / (centered.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+    inner = block.inner(normalized + normalized * scale + shift)
     expected = hidden + block.outer(inner * torch.sigmoid(inner))
     torch.testing.assert_close(block(hidden, condition), expected)
 

@@ -220,8 +220,8 @@ def test_samples_of_the_experts_have_their_moments(seed, d_a):
     samples = rsample_experts(mixture, points.expand(3, 3, -1, -1))
     assert samples.shape == (3, 3, 2 * d_a, d_a)
     assert_same(samples.mean(dim=2), mixture.mean)
-    centred = samples - mixture.mean[:, :, None]
-    assert_same(centred.mT @ centred / (2 * d_a), covariance(mixture))
+    centered = samples - mixture.mean[:, :, None]
+    assert_same(centered.mT @ centered / (2 * d_a), covariance(mixture))
 
 
 def test_samples_of_the_experts_carry_gradients_into_means_and_factors():

@@ -17,7 +17,7 @@ def lower(size, dtype=torch.float64):
     return matrix + torch.diag_embed(diagonal)
 
 
-def test_some_sizes_are_spelt_out_and_some_are_not():
+def test_some_sizes_are_spelled_out_and_some_are_not():
     assert min(SIZES) <= triangular.SPELT_OUT < max(SIZES)
 
 
