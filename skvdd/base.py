@@ -24,9 +24,10 @@ from skvdd._sklearn import Interval, ProgressBar, StrOptions
 from skvdd.control.controller import Controller
 from skvdd.encoders import ENCODERS, Encoder
 from skvdd.fitting import FitMixin
-from skvdd.persistence import register, save
+from skvdd.persistence import save
 from skvdd.queries import QueryMixin
 from skvdd.randomness import RandomStates
+from skvdd.registry import register
 from skvdd.stored import StoredMixin
 from skvdd.training.processes import from_first, is_first_process
 

@@ -16,7 +16,7 @@ from torch import nn
 from skvdd._sklearn import Interval
 from skvdd.nn.encoders import CausalTransformer, ResidualMLP
 from skvdd.nn.layout import RowLayout
-from skvdd.persistence import register
+from skvdd.registry import register
 
 __all__ = ["Encoder", "MLPEncoder", "TransformerEncoder"]
 

@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from skvdd._sklearn import CallbackSupportMixin, fit_context, is_fitted, with_callbacks
@@ -176,7 +177,11 @@ class FitMixin(CallbackSupportMixin):
         )
         if continues:
             check_same_data(self, data, partial=partial)
-        with restored_on_error(self.random_state):
+        with (
+            restored_on_error(self.random_state),
+            torch.inference_mode(False),  # copies made in it could not be trained
+            torch.enable_grad(),
+        ):
             fit = self._run(data, teacher, candidate, partial=partial, continues=continues)
         fit.network.eval()
         before = (self.history_, self.n_iter_) if partial and continues else ([], 0)

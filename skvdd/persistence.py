@@ -12,21 +12,27 @@ import io
 import json
 import os
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-import numpy as np
-import torch
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skvdd.nn.layout import RowLayout
 from skvdd.nn.normalization import Normalization
+from skvdd.registry import (
+    UnknownClassError,
+    arguments_of,
+    class_name,
+    from_plain,
+    is_foreign,
+    is_registered,
+    registered,
+    to_plain,
+)
 
 FORMAT = "skvdd-policy"
 FORMAT_VERSION = 3
@@ -34,27 +40,6 @@ MAX_SIZE = 2**32  # bytes of a file, of which reading it takes a small multiple
 MAX_HEADER = 2**23  # bytes of its header
 BLANK = "0" * 64  # stands for the checksum while it is computed
 MODULES = ("diffusion.policy", "distillation", "mixture")  # whose classes a file may name
-TAG = "skvdd class"  # key of an object in the header
-
-REGISTRY: dict[str, type] = {}  # the classes that a file may name: nothing else is ever built
-
-
-def register(cls: type) -> type:
-    """Let files name a class, by its module and qualified name.
-
-    Every subclass of `BasePolicy` and of `Encoder` is registered. A class of the library keeps its
-    place; one of a notebook may be defined again.
-    """
-    name = class_name(cls)
-    if name.startswith("skvdd.") and name in REGISTRY:
-        raise TypeError(f"{name} is a class of skvdd already.")
-    REGISTRY[name] = cls
-    return cls
-
-
-def class_name(cls: type) -> str:
-    """Return how a file names a class."""
-    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def save(policy: Any, path: str | Path) -> None:
@@ -138,7 +123,7 @@ def load(path: str | Path) -> Any:
             raise ValueError(f"{str(path)!r} {error}") from error
     try:
         return _restore(header, content)
-    except _UnknownClass as error:
+    except UnknownClassError as error:
         raise ValueError(f"{str(path)!r} {error}") from error
     except Exception as error:  # damage shows anywhere, and can raise nearly anything
         raise ValueError(f"{str(path)!r} is damaged: {error}") from error
@@ -150,7 +135,7 @@ def load(path: str | Path) -> Any:
 def _content(policy: Any) -> bytes:
     """Return the file of a policy, with its checksum."""
     tensors = {n: t.detach().cpu().contiguous() for n, t in policy.network_.state_dict().items()}
-    header = json.dumps(_header(policy), allow_nan=False)
+    header = json.dumps(_header(policy))  # a score in the history may be no number
     content = serialize(tensors, metadata={"skvdd": header})
     return content.replace(BLANK.encode(), _checksum(content).encode(), 1)
 
@@ -176,50 +161,6 @@ def _header(policy: Any) -> dict[str, Any]:
             "config": to_plain(policy.network_.config),
         },
     }
-
-
-def to_plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: registered objects as their class and parameters."""
-    if isinstance(value, dict):
-        return {str(name): to_plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(inner) for inner in value]
-    if isinstance(value, np.ndarray):
-        return to_plain(value.tolist())
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, torch.device):
-        return str(value)
-    if isinstance(value, np.random.RandomState):
-        return None  # a policy that is loaded does not need the state of its generator
-    if class_name(type(value)) in REGISTRY:
-        return {TAG: class_name(type(value)), **to_plain(_arguments(value))}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a policy file cannot hold a {type(value).__name__}: {value!r}.")
-
-
-def _arguments(value: Any) -> dict[str, Any]:
-    """Return what builds an object again: the fields of a dataclass, an estimator's parameters."""
-    if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    return value.get_params(deep=False)
-
-
-def from_plain(value: Any) -> Any:
-    """Undo `to_plain`; lists stay lists."""
-    if isinstance(value, list):
-        return [from_plain(inner) for inner in value]
-    if not isinstance(value, dict):
-        return value
-    arguments = {name: from_plain(inner) for name, inner in value.items() if name != TAG}
-    if TAG not in value:
-        return arguments
-    built = _registered(value[TAG])(**arguments)
-    check = getattr(built, "check", None)
-    if check is not None:
-        check()
-    return built
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -267,10 +208,6 @@ class _Unreadable(ValueError):
     """Says why a file is not read to its end."""
 
 
-class _UnknownClass(ValueError):
-    """Says that a file names a class that this process does not have."""
-
-
 def _read(file: BinaryIO, size: int) -> tuple[dict[str, Any], bytes]:
     """Return the header of a file and its whole content, of which the rest is read only if ours."""
     try:
@@ -309,19 +246,12 @@ def _restore(header: dict[str, Any], content: bytes) -> Any:
     _check_checksum(header["sha256"], content)
     for module in MODULES:
         import_module(f"skvdd.{module}")
-    policy = _registered(header["class"])(**from_plain(header["parameters"]))
+    policy = registered(header["class"])(**from_plain(header["parameters"]))
     policy._validate_params()
     config = from_plain(header["network"]["config"])
     network = _network(policy, header["network"]["class"], config, deserialize(content))
     policy._restore(network, from_plain(header["attributes"]))
     return policy
-
-
-def _registered(name: Any) -> Any:
-    if name not in REGISTRY:
-        module = str(name).partition(":")[0]
-        raise _UnknownClass(f"names the unknown class {name!r}: import {module} before loading it.")
-    return REGISTRY[name]
 
 
 def _check_checksum(stated: Any, content: bytes) -> None:
@@ -341,8 +271,8 @@ def _network(
         raise ValueError(f"a {type(policy).__name__} has no network {name!r}")
     _check_sizes(config, len(tensors))
     if not _has_foreign(config):
-        with torch.device("meta"):  # which takes no memory, whatever sizes a file may claim
-            _check_tensors(tensors, networks[name](**config).state_dict())
+        # It takes no memory, whatever sizes a file may claim.
+        _check_tensors(tensors, _built_empty(networks[name], config).state_dict())
     network = _materialize(networks[name], config)
     _check_tensors(tensors, network.state_dict())
     network.load_state_dict(tensors)
@@ -356,19 +286,23 @@ def _network(
     return network.eval()
 
 
+def _built_empty(network_class: Any, config: dict[str, Any]) -> nn.Module:
+    from skvdd.randomness import empty_network
+
+    return empty_network(lambda: network_class(**config))
+
+
 def _materialize(network_class: Any, config: dict[str, Any]) -> nn.Module:
     from skvdd.randomness import seeded_network
 
     return seeded_network(lambda: network_class(**config), seed=0)
 
 
-def _has_foreign(config: Any) -> bool:
+def _has_foreign(config: dict[str, Any]) -> bool:
     """Say whether a configuration has an encoder of the user's, which may need real memory."""
-    values = config.values() if isinstance(config, dict) else ()
     return any(
-        _has_foreign(value)
-        or (class_name(type(value)) in REGISTRY and not class_name(type(value)).startswith("skvdd."))
-        for value in values
+        is_foreign(value) or (isinstance(value, dict) and _has_foreign(value))
+        for value in config.values()
     )
 
 
@@ -387,8 +321,8 @@ def _numbers(config: Any) -> list[tuple[str, int]]:
             found.append((name, value))
         elif isinstance(value, dict):
             found += _numbers(value)
-        elif class_name(type(value)) in REGISTRY:
-            found += _numbers(_arguments(value))
+        elif is_registered(value):
+            found += _numbers(arguments_of(value))
     return found
 
 
@@ -410,6 +344,3 @@ def _check_normalization(module: Normalization) -> None:
         raise ValueError("its normalization is not finite")
     if not (module.scale > 0).all():
         raise ValueError("its normalization has a scale that is not positive")
-
-
-register(RowLayout)

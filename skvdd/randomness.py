@@ -16,7 +16,7 @@ from torch import nn
 Network = TypeVar("Network", bound=nn.Module)
 RandomStates = int | np.random.RandomState | Sequence[np.random.RandomState] | None
 
-_INITIALIZING = threading.Lock()  # torch draws initial weights from one generator for all threads
+_INITIALIZING = threading.Lock()  # torch has one generator and one default type for all threads
 
 
 def row_noise(random_state: RandomStates, n: int, shape: tuple[int, ...]) -> NDArray:
@@ -90,16 +90,31 @@ def restored_on_error(random_state: Any) -> Iterator[None]:
 def seeded_network(build: Callable[[], Network], seed: int) -> Network:
     """Build a float32 network on the CPU whose initial weights depend on ``seed`` alone.
 
-    Modules draw their weights from torch's global CPU generator, in its default type and on its
-    default device. All three are put back.
+    Modules draw their weights from torch's global CPU generator, whose state is put back.
     """
-    with _INITIALIZING, torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
-        generator, dtype = torch.default_generator, torch.get_default_dtype()
+    with _own_settings("cpu"):
+        generator = torch.default_generator
         state = generator.get_state()
         try:
             generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
-            torch.set_default_dtype(torch.float32)
             return build()
         finally:
-            torch.set_default_dtype(dtype)
             generator.set_state(state)
+
+
+def empty_network(build: Callable[[], Network]) -> Network:
+    """Build a float32 network of shapes alone, on the meta device: it takes no memory or time."""
+    with _own_settings("meta"):
+        return build()
+
+
+@contextmanager
+def _own_settings(device: str) -> Iterator[None]:
+    """Make tensors of float32 on a device, with gradients, whatever the user's defaults are."""
+    with _INITIALIZING, torch.device(device), torch.inference_mode(False), torch.enable_grad():
+        dtype = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(torch.float32)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)

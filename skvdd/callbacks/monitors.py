@@ -39,14 +39,14 @@ class _Monitor(Callback):
         """Return the score of a fitted policy, or of the pipeline that ends in it."""
 
     def _open(self, estimator: Any, context: CallbackContext) -> Any:
-        """Remember the fitted steps of the pipeline that the policy is fitted in."""
+        """Remember the steps of the pipeline that the policy is fitted in, those before fitted."""
         pipeline = enclosing_pipeline(estimator)
-        return [] if pipeline is None else list(pipeline.steps[:-1])
+        return None if pipeline is None else list(pipeline.steps)
 
     def _whole(self, estimator: Any, policy: Any) -> Any:
         """Return what takes raw observations: the policy, or its pipeline as it stands."""
         steps = self._record(estimator)
-        return Pipeline([*steps, ("policy", policy)]) if steps else policy
+        return policy if steps is None else Pipeline([*steps[:-1], (steps[-1][0], policy)])
 
     def on_fit_task_end(
         self,

@@ -19,12 +19,12 @@ from skvdd.diffusion.denoiser import ContextDenoiser, Denoiser
 from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.likelihood import flow_log_prob, likelihood_steps, probe_directions
 from skvdd.diffusion.noise import NoiseLevels
-from skvdd.diffusion.samplers import SAMPLERS, draw_actions, medoid, n_noises
+from skvdd.diffusion.samplers import SAMPLERS, densest, draw_actions, n_noises
 from skvdd.randomness import RandomStates, row_noise
 from skvdd.validation import check_n_samples, check_n_steps
 
 SCORE_LEVELS = 4  # noise levels a row of `denoising_score`
-PREDICT_DRAWS = 8  # fixed draws, of whose actions `predict` returns the medoid
+PREDICT_DRAWS = 8  # fixed draws, of which `predict` returns one
 GPT_LIKELIHOOD_ROWS = 512  # of the transformer, evaluated at once with a graph
 
 
@@ -81,9 +81,9 @@ class BaseDiffusionPolicy(DensityPolicy):
     def predict(self, X: ArrayLike) -> NDArray:
         """Return one action for each row, without randomness: a typical sample.
 
-        Eight actions are drawn from the same fixed noise for every row, and the medoid is
-        returned, the one with the least distance to the others. It is an action that the policy
-        takes, also where the policy has several modes, whose mean it would never take.
+        Eight actions are drawn from the same fixed noise for every row, and the one that is closest
+        to its two nearest neighbors is returned. It is an action that the policy takes, in one of
+        its modes where it has several, never between them.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class BaseDiffusionPolicy(DensityPolicy):
         shape = (PREDICT_DRAWS, n_noises(sampler, n_steps), *self.network_.action_shape)
         noise = torch.from_numpy(row_noise(0, 1, shape)).float()
         actions = self._sample(rows, noise.expand(len(rows), *shape), n_steps, sampler)
-        return self._raw_actions(medoid(actions))
+        return self._raw_actions(densest(actions))
 
     def with_sampler(self, sampler: str | None = None, n_steps: int | None = None) -> Self:
         """Return a copy of the fitted policy that draws its actions otherwise.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skvdd.persistence import register
+from skvdd.registry import register
 
 LOG_NORMAL = (-1.2, 1.2)  # mean and standard deviation of ln(sigma / sigma_data), EDM
 LOG_LOGISTIC_SCALE = 0.5  # of ln(sigma / sigma_data), BESO
@@ -234,6 +234,7 @@ NOISE_DENSITIES = {"lognormal": log_normal, "loglogistic": log_logistic}
 SCHEDULES = {"karras": karras, "exponential": exponential, "linear": linear}
 
 
+@register
 @dataclass(frozen=True)
 class NoiseLevels:
     """The noise levels of a diffusion policy, to train on and to sample along.
@@ -297,9 +298,6 @@ class NoiseLevels:
             return process_schedule(self.process, n_steps, *bounds).tolist()
         schedule = SCHEDULES["karras" if self.schedule == "auto" else self.schedule]
         return schedule(n_steps, *bounds).tolist()
-
-
-register(NoiseLevels)
 
 
 def check_noise_range(noise_min: float, noise_max: float) -> None:

@@ -24,7 +24,7 @@ from skvdd.diffusion.base import PREDICT_DRAWS
 from skvdd.diffusion.denoiser import ContextDenoiser
 from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import NOISE_DRAWS
-from skvdd.diffusion.samplers import medoid
+from skvdd.diffusion.samplers import densest
 from skvdd.distillation.base import TeacherContexts, TeacherMixin, another_teacher
 from skvdd.distillation.paths import RHO, GeneratorNetwork, PathBatch, jump_levels
 from skvdd.metrics import energy_score
@@ -104,8 +104,8 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
     def predict(self, X: ArrayLike) -> NDArray:
         """Return one action for each row, without randomness: a typical sample.
 
-        Eight actions are drawn from the same fixed noise for every row, and the medoid is
-        returned, the one with the least distance to the others.
+        Eight actions are drawn from the same fixed noise for every row, and the one that is closest
+        to its two nearest neighbors is returned.
 
         Parameters
         ----------
@@ -120,7 +120,7 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
         rows = self._check_rows(X)
         shape = (PREDICT_DRAWS, self.n_steps_, self.network_.n_actions)
         noise = torch.from_numpy(row_noise(0, 1, shape)).float()
-        return self._raw_actions(medoid(self._sample(rows, noise.expand(len(rows), *shape))))
+        return self._raw_actions(densest(self._sample(rows, noise.expand(len(rows), *shape))))
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Return minus the mean energy score of demonstrated actions; higher is better.

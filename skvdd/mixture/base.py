@@ -294,4 +294,4 @@ def _draw_experts(mixture: GaussianMixture, normal: NDArray) -> Tensor:
 
 def _pick(values: Tensor, expert: Tensor) -> Tensor:
     """Return ``values[i, expert[i, j]]``, shape (n, S, ...)."""
-    return values[torch.arange(len(values))[:, None], expert]
+    return values[torch.arange(len(values), device=values.device)[:, None], expert]

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from skvdd.registry import register
 
+
+@register
 @dataclass(frozen=True)
 class RowLayout:
     """The columns of a row: a window of states, oldest first, then a goal.
