@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any, ClassVar, Self
@@ -28,7 +28,7 @@ from skvdd.validation import check_same_data, check_same_network, check_training
 STALE = ("feature_names_in_", "teacher_")  # attributes that not every fit leaves
 
 
-class FitMixin(CallbackSupportMixin):
+class FitMixin(CallbackSupportMixin, metaclass=ABCMeta):
     """`fit` and `partial_fit` of every policy.
 
     A subclass builds a network (`_build`) and says how it is trained (`_stages`).

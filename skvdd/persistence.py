@@ -270,9 +270,7 @@ def _network(
     if name not in networks:
         raise ValueError(f"a {type(policy).__name__} has no network {name!r}")
     _check_sizes(config, len(tensors))
-    if not _has_foreign(config):
-        # It takes no memory, whatever sizes a file may claim.
-        _check_tensors(tensors, _built_empty(networks[name], config).state_dict())
+    _check_tensors(tensors, _expected_tensors(networks[name], config) or tensors)
     network = _materialize(networks[name], config)
     _check_tensors(tensors, network.state_dict())
     network.load_state_dict(tensors)
@@ -286,10 +284,19 @@ def _network(
     return network.eval()
 
 
-def _built_empty(network_class: Any, config: dict[str, Any]) -> nn.Module:
+def _expected_tensors(network_class: Any, config: dict[str, Any]) -> dict[str, Tensor] | None:
+    """Return the tensors of a network without their memory, whatever sizes a file may claim.
+
+    None stands for a network with an encoder of the user's that cannot be built so.
+    """
     from skvdd.randomness import empty_network
 
-    return empty_network(lambda: network_class(**config))
+    try:
+        return empty_network(lambda: network_class(**config)).state_dict()
+    except Exception:
+        if _has_foreign(config):
+            return None
+        raise
 
 
 def _materialize(network_class: Any, config: dict[str, Any]) -> nn.Module:
@@ -299,7 +306,7 @@ def _materialize(network_class: Any, config: dict[str, Any]) -> nn.Module:
 
 
 def _has_foreign(config: dict[str, Any]) -> bool:
-    """Say whether a configuration has an encoder of the user's, which may need real memory."""
+    """Say whether a configuration has an encoder of the user's."""
     return any(
         is_foreign(value) or (isinstance(value, dict) and _has_foreign(value))
         for value in config.values()

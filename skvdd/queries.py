@@ -95,7 +95,9 @@ def _evaluate_rows(
 ) -> Tensor:
     """Evaluate blocks of rows that together have at most `MAX_ACTIONS` actions."""
     n, n_samples = len(rows), others[0].shape[1] if others else 1
-    size = ROW_MULTIPLE * max(1, MAX_ACTIONS // (ROW_MULTIPLE * n_samples))
+    size = max(1, MAX_ACTIONS // n_samples)
+    # A multiple, or a power of two, which divides it: then there are no rows to fill up.
+    size = size - size % ROW_MULTIPLE if size > ROW_MULTIPLE else 1 << (size.bit_length() - 1)
     blocks = []
     for start in range(0, n, size):
         block = [part[start : start + size] for part in (rows, *others)]

@@ -11,6 +11,7 @@ import torch
 
 from skvdd.devices import usable
 from skvdd.nn.network import PolicyNetwork
+from skvdd.registry import arguments_of, is_registered
 
 # Learned by every policy beside its network and its features.
 LEARNED = ("action_shape_", "horizon_", "n_iter_", "history_", "interrupted_")
@@ -83,6 +84,17 @@ def check_learned(policy: Any) -> None:
         names.shape == (policy.n_features_in_,) and all(isinstance(name, str) for name in names)
     ):
         raise ValueError(f"it does not name its {policy.n_features_in_} features")
+    _check_beside(policy)
+
+
+def _check_beside(policy: Any) -> None:
+    """Raise a ValueError where what was learned of a parameter breaks the parameter's rule."""
+    parameters = policy.get_params(deep=False)
+    for name in policy._learned_beside:
+        value = getattr(policy, name)
+        learned = arguments_of(value) if is_registered(value) else {name.removesuffix("_"): value}
+        parameters |= {k: v for k, v in learned.items() if k in parameters}
+    type(policy)(**parameters)._validate_params()
 
 
 def _cpu_copy(network: PolicyNetwork) -> PolicyNetwork:

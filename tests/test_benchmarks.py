@@ -5,6 +5,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import runs
 from benchmarks.figures import summarize
@@ -12,6 +13,7 @@ from benchmarks.methods import METHODS, TASKS, Plan, candidate_name
 from benchmarks.paper import EXPERIMENTS
 from benchmarks.reports import comparison, search
 from benchmarks.runs import Run, Training, execute
+from benchmarks.variants import HighestLevel, LowestLevel, UniformGating
 from skvdd import GaussianMoEPolicy, VDDDistiller
 from tests.estimators import SMALL, small_teacher
 
@@ -194,6 +196,26 @@ def test_every_experiment_plans_runs_of_distinct_names_and_seeds(tmp_path, name)
     plan = Plan(TASKS["avoiding"], tmp_path, 2, 1, {})
     planned = EXPERIMENTS[name].runs(plan, range(2))
     assert len({(one.name, one.seed) for one in planned}) == len(planned)
+
+
+def test_a_gating_that_is_not_learned_is_uniform():
+    states, actions = training().rows()
+    teacher = small_teacher().fit(states, actions)
+    student = UniformGating(n_experts=4, init_iter=3, **SMALL).fit(states, actions, teacher=teacher)
+    np.testing.assert_allclose(student.gating(states[:5]), 0.25)
+    assert "gating" not in student.history_[-1]
+
+
+@pytest.mark.parametrize(("cls", "level"), [(LowestLevel, 0.25), (HighestLevel, 2.0)])
+def test_one_noise_level_is_a_bound(cls, level):
+    student = cls(noise_min=0.25, noise_max=2.0)
+    assert student._draw_levels(torch.tensor([0.1, 0.9]), 0.5).tolist() == [level, level]
+
+
+def test_an_ablation_has_a_key_of_its_own(tmp_path):
+    plan = Plan(TASKS["avoiding"], tmp_path, 2, 1, {})
+    keys = [plan.run("VDD-VE", 0, make=cls).key for cls in (None, LowestLevel, HighestLevel)]
+    assert len(set(keys)) == 3
 
 
 def test_every_searched_method_has_the_same_number_of_candidates():

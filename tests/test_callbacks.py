@@ -1,6 +1,7 @@
 """Early stopping, monitors and loggers: alone, in searches, and beside each other."""
 
 import csv
+import os
 import pickle
 import re
 import sys
@@ -12,6 +13,8 @@ from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from skvdd import GaussianMoEPolicy, VDDDistiller, load
 from skvdd.callbacks import Checkpoint, CSVLogger, EarlyStopping, RolloutMonitor, TensorBoardLogger
@@ -89,6 +92,43 @@ def test_an_improvement_must_exceed_the_tolerance(data):
     assert (stopping.best_score_, stopping.best_iteration_) == (2.0, 4)
 
 
+@pytest.mark.parametrize(
+    ("scores", "best", "n_iter"),
+    [
+        ([np.nan, 0.0, 1.0, 0.5, 0.5, 0.5], (1.0, 3), 6),
+        ([np.nan, np.nan, -3.0, np.nan, -4.0, -3.0], (-3.0, 3), 6),
+        ([-np.inf, np.nan, 1.0, np.nan, np.nan, np.nan], (1.0, 3), 6),
+        ([1.0, np.nan, np.nan, np.nan], (1.0, 1), 4),
+    ],
+)
+def test_a_score_that_is_not_a_number_is_never_the_best(scores, best, n_iter, data, tmp_path):
+    X, y = data
+    kept, left = {}, iter(scores)
+
+    def metric(policy, X, y):
+        kept[policy.n_iter_] = weights_of(policy)
+        return next(left)
+
+    stopping = EarlyStopping(X, y, metric=metric, patience=3)
+    policy = mixture().set_callbacks(stopping).fit(X, y)
+    assert policy.n_iter_ == n_iter
+    assert (stopping.best_score_, stopping.best_iteration_) == best
+    assert all(torch.equal(v, kept[best[1]][name]) for name, v in weights_of(policy).items())
+    np.testing.assert_array_equal([row["held_out_score"] for row in policy.history_], scores)
+    policy.save(tmp_path / "policy.safetensors")  # such a score is a part of the history
+    again = load(tmp_path / "policy.safetensors")
+    np.testing.assert_array_equal([row["held_out_score"] for row in again.history_], scores)
+
+
+def test_a_fit_without_any_score_stops_and_keeps_its_last_weights(data):
+    X, y = data
+    stopping = EarlyStopping(X, y, metric=lambda *_: np.nan, patience=4)
+    policy = mixture().set_callbacks(stopping).fit(X, y)
+    assert policy.n_iter_ == 4
+    assert not hasattr(stopping, "best_score_")
+    assert np.isfinite(policy.predict(X)).all()
+
+
 def test_measurements_come_every_so_many_iterations_and_at_the_end(data):
     X, y = data
     for max_iter, every, expected in (
@@ -110,6 +150,37 @@ def test_the_score_is_that_of_the_policy_on_the_held_out_rows(data):
     best = max(policy.history_, key=lambda row: row["likelihood"])
     assert best["likelihood"] == stopping.best_score_
     assert best["iteration"] == stopping.best_iteration_
+
+
+@pytest.mark.parametrize("sde", ["ve", "vp"])
+@pytest.mark.parametrize("behind_pipeline", [False, True])
+def test_a_diffusion_policy_is_stopped_by_its_denoising_and_never_by_its_likelihood(
+    sde, behind_pipeline, data, monkeypatch
+):
+    def refuse(*arguments, **options):
+        raise AssertionError("an integral for each report takes longer than the training")
+
+    monkeypatch.setattr("skvdd.diffusion.base.flow_log_prob", refuse)
+    X, y = data
+    stopping = EarlyStopping(X[40:], y[40:], every=5)
+    policy = small_teacher(sde=sde, window_size=2).set_callbacks(stopping)
+    whole = make_pipeline(StandardScaler(), policy) if behind_pipeline else policy
+    whole.fit(X[:40], y[:40])
+    held_out = whole[0].transform(X[40:]) if behind_pipeline else X[40:]
+    assert stopping.best_score_ == policy.denoising_score(held_out, y[40:])
+    assert [row["iteration"] for row in policy.history_ if "held_out_score" in row] == [
+        *(5, 10, 15, 20)
+    ]
+
+
+def test_every_other_policy_is_stopped_by_its_score(data):
+    X, y = data
+    for estimator in make_estimators(window_size=2, max_iter=2):
+        if hasattr(estimator, "denoising_score"):
+            continue
+        stopping = EarlyStopping(X[40:], y[40:])
+        estimator.set_callbacks(stopping).fit(X[:40], y[:40])
+        assert estimator.score(X[40:], y[40:]) == stopping.best_score_
 
 
 def test_each_stage_is_watched_on_its_own(data):
@@ -145,6 +216,72 @@ def test_a_saved_policy_holds_the_column_of_the_score(data, tmp_path):
 def test_arguments_of_early_stopping_are_checked(arguments, error, message):
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         EarlyStopping(**{"X": [[0.0], [1.0]], "y": [0.0, 1.0], **arguments})
+
+
+# -- pipelines ------------------------------------------------------------------------------
+
+
+def far_away(data):
+    """Return rows that a policy makes nothing of unless the pipeline brings them near."""
+    X, y = data
+    return 1e3 + 50.0 * X, y
+
+
+@pytest.mark.parametrize("search", [False, True])
+@pytest.mark.parametrize("metric", [None, "own"])
+def test_early_stopping_in_a_pipeline_measures_what_its_steps_make_of_the_rows(
+    metric, search, data
+):
+    X, y = far_away(data)
+    seen = []
+
+    def own(pipeline, X_held_out, y_held_out):
+        seen.append((pipeline, X_held_out))
+        return pipeline.score(X_held_out, y_held_out)
+
+    stopping = EarlyStopping(X[40:], y[40:], metric=own if metric else None, patience=1000)
+    policy = mixture(max_iter=4).set_callbacks(stopping)
+    pipeline = Pipeline([("near", MinMaxScaler()), ("unit", StandardScaler()), ("last", policy)])
+    if search:
+        grid = {"last__n_experts": [1, 2], "unit": [StandardScaler(), "passthrough"]}
+        pipeline = GridSearchCV(pipeline, grid, cv=2)
+    pipeline.fit(X[:40], y[:40])
+    fitted = pipeline.best_estimator_ if search else pipeline
+    history = fitted[-1].history_
+    assert fitted.score(X[40:], y[40:]) == max(row["held_out_score"] for row in history)
+    assert all(X_held_out is stopping.X for _, X_held_out in seen)
+    for whole, _ in seen:
+        assert [name for name, _ in whole.steps] == ["near", "unit", "last"]
+    if metric and not search:  # as the policy stands, not as it ends
+        assert [whole["last"].n_iter_ for whole, _ in seen] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_a_monitor_in_a_pipeline_rolls_the_whole_of_it_out(search, walked, monkeypatch):
+    X, y = walked
+    seen = []
+
+    def evaluate(policy, *arguments, **options):
+        seen.append(policy.predict(X))
+        return evaluate_policy(policy, *arguments, **options)
+
+    monkeypatch.setattr("skvdd.evaluation.evaluate_policy", evaluate)
+    monitor = RolloutMonitor(AVOIDING, 1, every=2)
+    policy = GaussianMoEPolicy(2, **{**SMALL, "max_iter": 2}).set_callbacks(monitor)
+    pipeline = make_pipeline(StandardScaler(), MinMaxScaler((3.0, 4.0)), policy)
+    if search:
+        pipeline = GridSearchCV(pipeline, {"gaussianmoepolicy__n_experts": [2]}, cv=2)
+    pipeline.fit(X, y)
+    assert len(seen) == (3 if search else 1)
+    np.testing.assert_array_equal(seen[-1], pipeline.predict(X))
+
+
+def test_a_policy_that_is_no_last_step_of_a_pipeline_is_measured_alone(data):
+    X, y = data
+    seen = []
+    stopping = EarlyStopping(X, y, metric=lambda policy, *_: seen.append(policy) or 0.0)
+    mixture(max_iter=1).set_callbacks(stopping).fit(X, y)
+    assert [type(policy) for policy in seen] == [GaussianMoEPolicy]
 
 
 # -- rollouts -------------------------------------------------------------------------------
@@ -244,6 +381,43 @@ def test_a_csv_file_grows_with_the_training(data, tmp_path):
     assert len(read_rows(tmp_path / "log.csv")) == 2  # of the last fit
 
 
+def test_a_log_holds_the_rows_of_its_fit_alone(data, tmp_path):
+    """Both stages of a fit, all of a refit, and of `partial_fit` not those of earlier calls."""
+    X, y = data
+    log = tmp_path / "log.csv"
+    teacher = small_teacher(window_size=2, max_iter=2).fit(X, y)
+    student = VDDDistiller(n_experts=2, init_iter=3, window_size=2, **{**SMALL, "max_iter": 4})
+    student.set_callbacks(CSVLogger(log)).fit(X, y, teacher=teacher)
+    stages = [(row["stage"], row["iteration"]) for row in read_rows(log)]
+    assert stages == [
+        *(("maximum likelihood", str(i)) for i in (1, 2, 3)),
+        *(("distillation", str(i)) for i in (1, 2, 3, 4)),
+    ]
+    student.set_params(init_iter=0, max_iter=3).fit(X, y, teacher=teacher)
+    assert [row["stage"] for row in read_rows(log)] == ["distillation"] * 3
+    student.partial_fit(X[:30], y[:30], teacher=teacher)
+    assert len(student.history_) == 6
+    rows = read_rows(log)
+    assert [row["iteration"] for row in rows] == ["1", "2", "3"]
+    for row, expected in zip(rows, student.history_[3:], strict=True):
+        assert row == {name: str(value) for name, value in expected.items()}
+    teacher.set_callbacks(CSVLogger(log)).partial_fit(X, y)  # another policy, the same file
+    assert [row["stage"] for row in read_rows(log)] == ["denoising"] * 2
+
+
+def test_the_log_of_a_student_has_no_rows_of_its_teacher(data, tmp_path):
+    X, y = data
+    student = VDDDistiller(
+        small_teacher(window_size=2), n_experts=2, init_iter=2, window_size=2, **SMALL
+    )
+    student.set_callbacks(CSVLogger(tmp_path / "log.csv")).fit(X, y)
+    assert {row["stage"] for row in read_rows(tmp_path / "log.csv")} == {
+        "maximum likelihood",
+        "distillation",
+    }
+    assert os.listdir(tmp_path) == ["log.csv"]
+
+
 def scalars(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -272,6 +446,30 @@ def test_tensorboard_reads_the_history(data, tmp_path):
         for name in names:
             expected = [(row["iteration"], row[name]) for row in rows if name in row]
             np.testing.assert_allclose(read[name], expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
+def test_tensorboard_shows_the_rows_of_the_last_fit_alone(data, tmp_path):
+    pytest.importorskip("tensorboard")
+    X, y = data
+    policy = mixture(max_iter=6).set_callbacks(
+        EarlyStopping(X, y, metric=peak(3), patience=1000), TensorBoardLogger(tmp_path)
+    )
+
+    def shown():
+        read = scalars(tmp_path / "maximum likelihood")
+        return {tag: [step for step, _ in events] for tag, events in read.items() if events}
+
+    policy.fit(X, y)
+    assert set(map(tuple, shown().values())) == {(1, 2, 3, 4, 5, 6)}
+    policy.set_params(max_iter=3).set_callbacks(TensorBoardLogger(tmp_path)).fit(X, y)
+    assert "held_out_score" not in shown()
+    assert set(map(tuple, shown().values())) == {(1, 2, 3)}
+    policy.set_params(max_iter=2).partial_fit(X, y)
+    read = scalars(tmp_path / "maximum likelihood")["complete_nll"]
+    expected = [(row["iteration"], row["complete_nll"]) for row in policy.history_[3:]]
+    assert len(expected) == 2
+    np.testing.assert_allclose(read, expected, rtol=1e-6)  # kept as float32
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")

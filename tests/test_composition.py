@@ -128,13 +128,15 @@ def scores_by_hand(estimator, data, **given):
 
 
 @with_and_without_routing
-@pytest.mark.parametrize("way", ["fit", "frozen", "fold"])
+@pytest.mark.parametrize("way", ["fit", "frozen to fit", "pipeline to fit", "frozen", "fold"])
 def test_a_search_is_what_one_would_do_by_hand(way, routing, teacher, data):
     """One teacher for all, from `fit` or frozen in the constructor; or one fitted in each fold."""
-    estimator = student({"fit": None, "frozen": FrozenEstimator(teacher)}.get(way))
-    if way == "fold":
-        estimator.set_params(teacher=unfitted_teacher())
-    given = {"teacher": teacher} if way == "fit" else {}
+    own = {"frozen": FrozenEstimator(teacher), "fold": unfitted_teacher()}
+    to_fit = {"fit": teacher, "frozen to fit": FrozenEstimator(teacher)}
+    if way == "pipeline to fit":
+        to_fit[way] = make_pipeline(StandardScaler(), unfitted_teacher()).fit(*data)
+    estimator = student(own.get(way))
+    given = {"teacher": to_fit[way]} if way in to_fit else {}
     with config_context(enable_metadata_routing=routing):
         search = GridSearchCV(estimator, GRID, cv=GroupKFold(2), error_score="raise")
         search.fit(*data, groups=GROUPS, **given)

@@ -2,12 +2,14 @@
 
 import copy
 import re
+from functools import partial
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import (
@@ -15,7 +17,15 @@ from sklearn.utils.estimator_checks import (
     check_parameters_default_constructible,
     parametrize_with_checks,
 )
+from torch.nn.modules.module import register_module_forward_pre_hook
 
+import skvdd
+from skvdd.base import BasePolicy, DensityPolicy
+from skvdd.datasets import Episode
+from skvdd.diffusion.base import BaseDiffusionPolicy
+from skvdd.distillation.generator import BaseGeneratorDistiller
+from skvdd.encoders import Encoder
+from skvdd.mixture.base import BaseMixturePolicy
 from tests.estimators import ask, judgement, label, make_estimators, methods, type_name
 
 every_estimator = pytest.mark.parametrize("estimator", make_estimators(), ids=label)
@@ -108,6 +118,77 @@ def test_a_window_and_its_flat_row_are_the_same_decision(estimator, two_ways):
         np.testing.assert_array_equal(ask(from_windows, method, flat, y), expected)
 
 
+# -- chunks ---------------------------------------------------------------------------------------
+
+
+def chunks(X, y, length=3):
+    """Return ``length`` actions for each row: its own, halved at each further step."""
+    return X, np.stack([y / 2**step for step in range(length)], axis=1)
+
+
+@every_windowed
+def test_chunks_of_actions_come_back_as_chunks(estimator, two_ways, tmp_path):
+    X, y = chunks(*two_ways)
+    policy = fitted(estimator, X, y)
+    assert policy.horizon_ == 3
+    assert policy.action_shape_ == (3, 2)
+    assert policy.sample(X).shape == policy.predict(X).shape == policy.act(X).shape == (60, 3, 2)
+    assert policy.sample(X, n_samples=4).shape == (60, 4, 3, 2)
+    if hasattr(policy, "log_prob"):
+        assert ask(policy, "log_prob", X, y).shape == (60,)
+    if hasattr(policy, "denoise"):
+        assert policy.denoise(X, y, 0.5).shape == policy.score_function(X, y, 0.5).shape == y.shape
+    policy.save(tmp_path / "policy.safetensors")
+    again = skvdd.load(tmp_path / "policy.safetensors")
+    assert again.horizon_ == 3
+    controller = policy.controller("torch", random_state=0)
+    controller.reset()
+    assert controller.act(X[0, 0]).shape == (3, 2)
+    for method in methods(policy):
+        np.testing.assert_array_equal(ask(again, method, X, y), ask(policy, method, X, y))
+
+
+@every_windowed
+def test_a_chunk_of_one_action_is_an_action(estimator, two_ways):
+    X, y = two_ways
+    single, chunked = fitted(estimator, X, y), fitted(estimator, X, y[:, None])
+    assert chunked.horizon_ == single.horizon_ == 1
+    for method in ("sample", "predict", "act"):
+        expected = ask(single, method, X, y)
+        np.testing.assert_array_equal(ask(chunked, method, X, y)[:, 0], expected)
+    found = ask(chunked, judgement(single), X, y[:, None])
+    np.testing.assert_array_equal(found, ask(single, judgement(single), X, y))
+
+
+@every_density
+def test_the_density_of_a_chunk_is_that_of_all_its_numbers(estimator, two_ways):
+    X, y = chunks(two_ways[0][:, -1], two_ways[1])
+    policy = fitted(estimator, X, y)
+    # Each of six numbers is eight times as large: the density changes by the Jacobian alone.
+    expected = ask(policy, "log_prob", X, y) - 6 * np.log(8)
+    found = ask(fitted(estimator, X, 8 * y), "log_prob", X, 8 * y)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    if hasattr(policy, "experts"):
+        density = sum(
+            gate * multivariate_normal.pdf(y[0].ravel(), mean, covariance)
+            for gate, mean, covariance in zip(
+                policy.gating(X[:1])[0], *(part[0] for part in policy.experts(X[:1])), strict=True
+            )
+        )
+        assert policy.log_prob(X[:1], y[:1])[0] == pytest.approx(np.log(density))
+
+
+@every_windowed
+@pytest.mark.parametrize("shape", [(60, 2, 3), (60, 3), (60, 1, 6), (60, 4, 2)])
+def test_chunks_of_another_shape_are_refused(estimator, shape, two_ways):
+    X, y = chunks(*two_ways)
+    policy = fitted(estimator, X, y)
+    name = type_name(estimator)
+    message = f"y has shape {shape}, but {name} was fitted with actions of shape (n, 3, 2)."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ask(policy, judgement(policy), X, np.zeros(shape))
+
+
 # -- randomness -----------------------------------------------------------------------------------
 
 
@@ -118,6 +199,21 @@ def test_a_row_is_the_same_alone_and_in_a_batch(estimator, method, two_ways):
     together = ask(policy, method, X, y)
     np.testing.assert_array_equal(ask(policy, method, X[:1], y[:1]), together[:1])
     np.testing.assert_array_equal(ask(policy, method, X[:7], y[:7]), together[:7])
+
+
+@every_windowed
+@pytest.mark.parametrize("max_actions", [100, 8192])
+def test_a_row_has_the_same_samples_alone_and_in_a_batch(
+    estimator, max_actions, two_ways, monkeypatch
+):
+    monkeypatch.setattr("skvdd.queries.MAX_ACTIONS", max_actions)
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+    for n_samples in (2, 5, 20, 33):
+        together = policy.sample(X, n_samples, random_state=0)
+        for n in (1, 3, 16):
+            some = policy.sample(X[:n], n_samples, random_state=0)
+            np.testing.assert_array_equal(some, together[:n])
 
 
 @every_windowed
@@ -164,6 +260,45 @@ def test_samples_vary_and_repeat_with_the_seed(estimator, two_ways):
     np.testing.assert_array_equal(a, b)
     # Not all of them: a hardly trained predictor of noise draws where the data end, clipped.
     assert np.mean(a[:, 0] != a[:, 1]) > 0.9
+
+
+# -- costs ----------------------------------------------------------------------------------------
+
+
+def vectors_per_call(policy, X, n_samples):
+    """Return how many vectors each linear layer was given at once, for all samples of rows."""
+    counts = []
+
+    def count(module, inputs):
+        if isinstance(module, torch.nn.Linear):
+            counts.append(inputs[0].numel() // inputs[0].shape[-1])
+
+    hook = register_module_forward_pre_hook(count)
+    try:
+        policy.sample(X, n_samples, random_state=0)
+    finally:
+        hook.remove()
+    return counts
+
+
+@every_windowed
+def test_many_samples_of_one_row_cost_what_they_cost_for_many_rows(estimator, two_ways):
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+    many_rows = sum(vectors_per_call(policy, X[:16], 64))
+    # Contexts of the 16 rows that a lonely row is asked as, and rounding, are not a tenth of it.
+    assert sum(vectors_per_call(policy, X[:1], 16 * 64)) <= 1.1 * many_rows
+
+
+@every_windowed
+def test_the_memory_of_a_query_does_not_grow_with_its_samples(estimator, two_ways, monkeypatch):
+    monkeypatch.setattr("skvdd.queries.MAX_ACTIONS", 256)  # less than the many below
+    X, y = two_ways
+    policy = fitted(estimator, X, y)
+    few = max(vectors_per_call(policy, X[:16], 16))
+    for rows, n_samples in ((X[:1], 256), (X[:1], 2000), (X, 50), (X, 300)):
+        # The rows themselves, filled up to 64, are evaluated at once.
+        assert max(vectors_per_call(policy, rows, n_samples)) <= max(few, 64)
 
 
 # -- units ----------------------------------------------------------------------------------------
@@ -254,6 +389,66 @@ def test_data_frames_lists_and_other_layouts_are_welcome(estimator, two_ways):
     np.testing.assert_array_equal(
         fitted(estimator, np.asfortranarray(X), np.asfortranarray(y)).predict(flat), expected
     )
+
+
+@every_windowed
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+def test_tensors_of_any_type_are_welcome(estimator, dtype, two_ways):
+    X, y = (torch.from_numpy(4 * values).to(dtype) for values in two_ways)
+    numbers = [values.to(torch.float64).numpy() for values in (X, y)]
+    expected = fitted(estimator, *numbers)
+    given = [X.requires_grad_() if X.is_floating_point() else X, y]
+    policy = clone(estimator).fit(*given)
+    for method in methods(policy):
+        np.testing.assert_array_equal(ask(policy, method, *given), ask(expected, method, *numbers))
+
+
+@every_windowed
+def test_masked_entries_are_refused_and_masks_without_any_are_not(estimator, two_ways):
+    X, y = two_ways
+    nothing_masked = [np.ma.masked_array(values) for values in two_ways]
+    policy = clone(estimator).fit(*nothing_masked)
+    expected = fitted(estimator, X, y).predict(X)
+    np.testing.assert_array_equal(policy.predict(nothing_masked[0]), expected)
+    padded = [np.ma.masked_greater(values, 0.5) for values in two_ways]
+    message = r" has \d+ masked entries, which nothing can be learned from: leave out their rows"
+    for call in (clone(estimator).fit, policy.partial_fit, getattr(policy, judgement(policy))):
+        with pytest.raises(ValueError, match=f"^X{message}"):
+            call(padded[0], y)
+        with pytest.raises(ValueError, match=f"^y{message}"):
+            call(X, padded[1])
+    with pytest.raises(ValueError, match=f"^X{message}"):
+        policy.predict(padded[0])
+
+
+@pytest.mark.parametrize("name", ["states", "actions", "goals"])
+def test_an_episode_with_masked_entries_is_refused(name):
+    given = {"states": np.ones((5, 2)), "actions": np.ones((5, 1)), "goals": np.ones((5, 1))}
+    given[name] = np.ma.masked_array(given[name], mask=given[name] > 0)
+    with pytest.raises(ValueError, match=rf"^{name} of an episode have \d+ masked entries"):
+        Episode(**given)
+
+
+def as_dict(values):
+    return {"position": values[..., 0], "speed": values[..., 1:]}
+
+
+def as_data_set(values):
+    return torch.utils.data.TensorDataset(torch.from_numpy(values))
+
+
+@every_windowed
+@pytest.mark.parametrize("wrap", [as_dict, as_data_set])
+def test_mappings_and_data_sets_are_refused_with_the_way_out(estimator, wrap, two_ways):
+    X, y = two_ways
+    message = f" must be an array, got a {type(wrap(X)).__name__}. Give its arrays one by one"
+    policy = fitted(estimator, X, y)
+    for call in (clone(estimator).fit, getattr(policy, judgement(policy))):
+        for name, given in (("X", (wrap(X), y)), ("y", (X, wrap(y)))):
+            with pytest.raises(TypeError, match=f"^{name}{message}"):
+                call(*given)
+    with pytest.raises(TypeError, match=f"^X{message}"):
+        policy.predict(wrap(X))
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -399,7 +594,7 @@ def test_other_features_and_actions_than_in_fit_are_refused(estimator, two_ways)
 
 
 @every_windowed
-@pytest.mark.parametrize("shape", [(60, 1, 1, 2), (60, 0), (60, 2, 0)])
+@pytest.mark.parametrize("shape", [(60, 1, 1, 2), (60, 2, 0)])
 def test_actions_that_are_neither_actions_nor_chunks_are_refused(estimator, shape, two_ways):
     message = f"y must have shape (n,), (n, d_a) or (n, H, d_a), got {shape}: one row is one"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
@@ -434,12 +629,14 @@ def test_a_device_that_is_not_there_is_refused_before_training(estimator, two_wa
 @every_windowed
 def test_a_width_that_heads_do_not_divide_is_refused(estimator, two_ways):
     gpt = estimator.get_params().get("architecture") == "gpt"
+    network = "architecture='gpt'" if gpt else "the transformer"
     message = (
-        f"hidden_size must be a multiple of n_heads for "
-        f"{'architecture=' + repr('gpt') if gpt else 'the transformer'}, "
-        "got hidden_size=10 and n_heads=4."
+        f"hidden_size must be a multiple of n_heads for {network}, got hidden_size=10 and "
+        "n_heads=4."
     )
-    policy = clone(estimator).set_params(encoder="transformer", hidden_size=10)
+    policy = clone(estimator).set_params(hidden_size=10)
+    if not gpt:
+        policy.set_params(encoder="transformer")
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         policy.fit(*two_ways)
 
@@ -482,3 +679,79 @@ def test_a_transformer_encodes_windows_too(estimator, two_ways):
     last_only = copy.deepcopy(X)
     last_only[:, 0] = 0
     assert np.abs(policy.predict(last_only) - policy.predict(X)).max() > 0
+
+
+# -- numbers at the end of their range -------------------------------------------------------------
+
+LARGEST = [
+    np.finfo(np.float64).max,
+    np.finfo(np.float64).min,
+    float(np.finfo(np.float32).max),
+    1e200,
+    1e-320,  # which float64 has, and float32 has not
+]
+
+
+def is_finite_or_refused(name, call):
+    """Say whether finite numbers come, or a ValueError about an argument."""
+    try:
+        return np.isfinite(call()).all()
+    except ValueError as error:
+        return re.match(f"{name} has (the value|values)", str(error)) is not None
+
+
+@every_windowed
+@pytest.mark.parametrize("value", LARGEST)
+def test_the_largest_numbers_give_a_finite_answer_or_are_named(estimator, value, two_ways):
+    X, y = (values.copy() for values in two_ways)
+    policy = fitted(estimator, *two_ways)
+    X[3, 1, 2] = y[5, 1] = value
+    for method in methods(policy):
+        asked = partial(ask, policy, method)
+        assert is_finite_or_refused("X", partial(asked, X, two_ways[1])), method
+    judged = partial(ask, policy, judgement(policy))
+    assert is_finite_or_refused("y", partial(judged, two_ways[0], y))
+    new = clone(estimator).set_params(max_iter=2)
+    for name, given in (("X", (X, two_ways[1])), ("y", (two_ways[0], y))):
+        assert is_finite_or_refused(name, lambda given=given: new.fit(*given).predict(given[0]))
+
+
+@every_windowed
+def test_a_generator_of_numpy_is_refused_with_the_way_out(estimator, two_ways):
+    X, y = two_ways
+    generator = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"^The 'random_state' parameter of \w+ must be"):
+        clone(estimator).set_params(random_state=generator).fit(X, y)
+    policy = fitted(estimator, X, y)
+    message = r"^random_state must be an integer, .*: random_state=int\(generator\.integers\("
+    for method in ("sample", "act"):
+        with pytest.raises(ValueError, match=message):
+            getattr(policy, method)(X, random_state=generator)
+
+
+# -- classes --------------------------------------------------------------------------------------
+
+ABSTRACT = [
+    BasePolicy,
+    DensityPolicy,
+    BaseMixturePolicy,
+    BaseDiffusionPolicy,
+    BaseGeneratorDistiller,
+    Encoder,
+]
+
+
+@pytest.mark.parametrize("base", ABSTRACT)
+def test_a_base_class_makes_no_object(base):
+    with pytest.raises(TypeError, match="abstract"):
+        base()
+
+
+@pytest.mark.parametrize("base", ABSTRACT)
+def test_a_subclass_that_forgets_a_method_is_told_which(base):
+    (first, *others) = sorted(base.__abstractmethods__)
+    made = {name: lambda self, *args: None for name in others}
+    with pytest.raises(TypeError, match=f"abstract method '?{first}'?"):
+        type("Forgetful", (base,), made)()
+    complete = type("Complete", (base,), {**made, first: lambda self, *args: None})
+    assert isinstance(complete(), base)

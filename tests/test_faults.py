@@ -24,8 +24,10 @@ from fuzz.harness import Target, run
 from fuzz.targets import TARGETS
 from skvdd.datasets import Demonstrations, Episode, load_demonstrations
 from skvdd.datasets.experts import recording
+from skvdd.encoders import MLPEncoder
 from skvdd.evaluation import evaluate_policy
 from skvdd.nn.blocks import CausalAttentionBlock
+from skvdd.nn.layout import RowLayout
 from skvdd.nn.mixture_network import MixtureNetwork
 from skvdd.persistence import write_whole
 
@@ -74,14 +76,14 @@ def test_a_policy_file_survives_a_kill_at_any_time(tmp_path):
     states = np.zeros((3, 2))
     answers = [policy.predict(states).tolist() for policy in policies]
 
-    def save_for_ever():
+    def save_forever():
         while True:
             for policy in policies:
                 policy.save(path)
 
     rng = np.random.RandomState(0)
     for _ in range(30):
-        killed(save_for_ever, rng.uniform(0.0, 0.05))
+        killed(save_forever, rng.uniform(0.0, 0.05))
         assert skvdd.load(path).predict(states).tolist() in answers
     assert not {file.suffix for file in leftovers(tmp_path)} & {".safetensors"}
 
@@ -92,14 +94,14 @@ def test_a_large_file_is_old_or_new_whenever_its_writer_is_killed(tmp_path):
     contents = [bytes([value]) * 2**23 for value in (1, 2)]
     write_whole(path, contents[0])
 
-    def write_for_ever():
+    def write_forever():
         while True:
             for content in contents:
                 write_whole(path, content)
 
     rng = np.random.RandomState(1)
     for _ in range(30):
-        killed(write_for_ever, rng.uniform(0.0, 0.05))
+        killed(write_forever, rng.uniform(0.0, 0.05))
         assert path.read_bytes() in contents
     # Most of the time goes into writing, so kills hit it; what they leave has another name.
     assert leftovers(tmp_path)
@@ -111,14 +113,14 @@ def test_demonstrations_survive_a_kill_at_any_time(tmp_path):
     sets = make_demonstrations(2000), make_demonstrations(3000)
     sets[0].save(path)
 
-    def save_for_ever():
+    def save_forever():
         while True:
             for demonstrations in sets:
                 demonstrations.save(path)
 
     rng = np.random.RandomState(2)
     for _ in range(30):
-        killed(save_for_ever, rng.uniform(0.0, 0.05))
+        killed(save_forever, rng.uniform(0.0, 0.05))
         assert Demonstrations.load(path).n_rows in {2000, 3000}
 
 
@@ -133,13 +135,13 @@ def test_a_kill_during_recording_leaves_no_half_a_set(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "record", record)
     embedded = len(load_demonstrations("sorting6"))
 
-    def record_for_ever():
+    def record_forever():
         for n_episodes in range(embedded + 1, 2 * embedded):
             load_demonstrations("sorting6", n_episodes)
 
     rng = np.random.RandomState(3)
     for _ in range(8):
-        killed(record_for_ever, rng.uniform(0.1, 0.4))
+        killed(record_forever, rng.uniform(0.1, 0.4))
     kept = [file for file in tmp_path.iterdir() if file.suffix == ".npz"]
     assert kept
     for file in kept:  # named by how many episodes it has
@@ -147,7 +149,7 @@ def test_a_kill_during_recording_leaves_no_half_a_set(tmp_path, monkeypatch):
 
 
 @posix
-def test_benchmarks_go_on_where_they_were_killed(tmp_path, monkeypatch):
+def test_benchmarks_continue_where_they_were_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CACHE", tmp_path / "cache")
 
     def training(seed):
@@ -155,7 +157,7 @@ def test_benchmarks_go_on_where_they_were_killed(tmp_path, monkeypatch):
             skvdd.GaussianMoEPolicy(2, window_size=1, random_state=seed, **SMALL), "avoiding", 1
         )
 
-    def train_for_ever():
+    def train_forever():
         for seed in range(1000):
             _, seconds = training(seed).policy()
             runs.write(tmp_path / f"{seed}.json", json.dumps({"seconds": seconds}))
@@ -164,7 +166,7 @@ def test_benchmarks_go_on_where_they_were_killed(tmp_path, monkeypatch):
     training(0).policy()  # what takes long at first is then there in every child
     n_finished = 0
     for _ in range(6):
-        killed(train_for_ever, rng.uniform(0.2, 0.8))
+        killed(train_forever, rng.uniform(0.2, 0.8))
         finished = {int(f.stem): json.loads(f.read_text()) for f in tmp_path.glob("*.json")}
         assert len(finished) >= n_finished  # what was done stays done
         n_finished = len(finished)
@@ -413,16 +415,14 @@ def test_a_sequence_of_anything_but_random_states_is_refused(streams):
 def test_a_controller_refuses_a_goal_that_is_not_finite(goal):
     rows, actions = np.random.RandomState(0).standard_normal((2, 30, 3))
     policy = skvdd.GaussianMoEPolicy(2, goal_dim=1, random_state=0, **SMALL).fit(rows, actions)
-    controller = policy.controller("numpy")
+    controller = policy.controller("torch")
     with pytest.raises(ValueError, match="goal must"):
         controller.reset([goal])
 
 
 def test_diagonal_covariances_take_no_memory_for_pairs_of_actions():
     # A file of a megabyte could claim so many actions that all pairs of them fill the memory.
-    encoder = {"kind": "mlp", "n_states": 1, "window_size": 1}
-    encoder |= {"hidden_size": 1, "n_layers": 0, "n_heads": 1}
-    network = MixtureNetwork(encoder, 1, 1000, 1, 0, "diag", True)
+    network = MixtureNetwork(RowLayout(1), 1000, MLPEncoder(1, 0), 1, 1, 0, "diag", 1e-3, False)
     n_bytes = network.tril_rows.untyped_storage().nbytes()
     assert n_bytes == 0
 

@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
+from torch import nn
 
 from skvdd import (
     ConsistencyDistiller,
@@ -17,14 +19,14 @@ from skvdd import (
     load,
 )
 from skvdd.datasets import Demonstrations, Episode, append_goals
-from tests import estimators
+from skvdd.encoders import Encoder
+from tests.estimators import ask, methods
 
 TINY = {
     "window_size": 2,
     "goal_dim": 2,
     "hidden_size": 8,
     "n_layers": 1,
-    "n_heads": 2,
     "max_iter": 5,
     "batch_size": 32,
     "random_state": 0,
@@ -75,15 +77,9 @@ def fitted(name):
     return clone(ESTIMATORS[name]).fit(*make_rows())
 
 
-def ask(policy, method, X, y):
-    """Call a method; the flow's integral need not be exact to be the same, and is slow."""
-    quick = method == "log_prob" and isinstance(policy, DiffusionPolicy)
-    return estimators.ask(policy, method, X, y, **({"tolerance": 10.0} if quick else {}))
-
-
-def methods(policy):
+def row_methods(policy):
     """Return the names of the methods that answer row by row."""
-    return [name for name in estimators.methods(policy) if name != "score"]
+    return [name for name in methods(policy) if name != "score"]
 
 
 # -- the contract ---------------------------------------------------------------------------
@@ -133,7 +129,7 @@ def test_a_query_has_the_columns_of_the_fit(name):
 @every_estimator
 def test_a_row_is_the_same_alone_and_in_a_batch(name):
     policy, (X, y) = fitted(name), make_rows()
-    for method in methods(policy):
+    for method in row_methods(policy):
         together = ask(policy, method, X, y)
         np.testing.assert_array_equal(ask(policy, method, X[:1], y[:1]), together[:1])
 
@@ -144,7 +140,7 @@ def test_a_saved_policy_answers_the_same(name, tmp_path):
     policy.save(tmp_path / "policy.safetensors")
     again = load(tmp_path / "policy.safetensors")
     assert again.goal_dim == 2
-    for method in methods(policy):
+    for method in row_methods(policy):
         np.testing.assert_array_equal(ask(again, method, X, y), ask(policy, method, X, y))
 
 
@@ -157,7 +153,7 @@ def test_the_units_of_the_goal_do_not_matter(name):
     moved = X.copy()
     moved[:, 6:] = 50.0 * X[:, 6:] + [3.0, -7.0]
     expected = fitted(name).predict(X)
-    # Standardised goals differ by rounding, which a few steps of training spread.
+    # Standardized goals differ by rounding, which a few steps of training spread.
     actual = clone(ESTIMATORS[name]).fit(moved, y).predict(moved)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
@@ -166,13 +162,44 @@ def test_the_units_of_the_goal_do_not_matter(name):
 def test_a_goal_has_units_of_its_own(name):
     policy, (X, _) = fitted(name), make_rows()
     X_states, goals = X[:, :6].reshape(-1, 3), X[:, 6:]
-    expected = np.concatenate([X_states.std(axis=0), goals.std(axis=0)])
-    np.testing.assert_allclose(policy.state_scaler_.scale_, expected)
-    expected = np.concatenate([X_states.mean(axis=0), goals.mean(axis=0)])
-    np.testing.assert_allclose(policy.state_scaler_.mean_, expected, atol=1e-12)
+    mean, scale = policy.network_.row_normalization.statistics
+    expected = np.concatenate([np.tile(X_states.std(axis=0), 2), goals.std(axis=0)])
+    np.testing.assert_allclose(scale, expected)
+    expected = np.concatenate([np.tile(X_states.mean(axis=0), 2), goals.mean(axis=0)])
+    np.testing.assert_allclose(mean, expected, atol=1e-12)
 
 
-# -- what is learnt -------------------------------------------------------------------------
+# -- what is learned ------------------------------------------------------------------------
+
+SEEN = []
+
+
+class Witness(nn.Module):
+    def forward(self, rows):
+        SEEN.append(rows.detach().clone())
+        return rows
+
+
+class WitnessEncoder(Encoder):
+    """An encoder that changes nothing, and keeps what it is given."""
+
+    def build(self, layout):
+        return Witness()
+
+
+@pytest.mark.parametrize("name", ["mlp", "vp", "mixture", "distiller", "consistency", "trajectory"])
+def test_noise_on_the_states_leaves_goals_alone(name):
+    X, y = make_rows()
+    policy = clone(ESTIMATORS[name]).set_params(encoder=WitnessEncoder(), state_noise=2.0)
+    SEEN.clear()
+    policy.fit(X, y)
+    rows = torch.cat([rows for rows in SEEN if len(rows) == policy.batch_size])
+    standard = policy.network_.row_normalization.standardize(X)
+    nearest = (rows[:, None, 6:] - standard[None, :, 6:]).abs().amax(dim=2).amin(dim=1)
+    assert nearest.max() == 0.0
+    nearest = (rows[:, None, :6] - standard[None, :, :6]).abs().amax(dim=2).amin(dim=1)
+    assert nearest.median() > 0.5
+
 
 LEARNING = {
     "hidden_size": 32,
@@ -233,9 +260,9 @@ def test_a_fitted_teacher_needs_no_actions(name):
 def make_score_teacher(seen):
     """Return a teacher that acts as the goal, and notes the states that it is asked about."""
 
-    def score(states, actions, noise_level):
+    def score(states, actions, sigma):
         seen.append(states)
-        return (states[:, None, 6:] - actions) / (0.1**2 + noise_level[..., None] ** 2)
+        return (states[:, None, 6:] - actions) / (0.1**2 + sigma[..., None] ** 2)
 
     return ScoreTeacher(score, n_actions=2, noise_min=0.02, noise_max=5.0)
 
@@ -255,9 +282,9 @@ def test_a_score_function_is_given_flat_rows_in_raw_units():
 def test_without_a_goal_a_score_function_is_given_windows():
     seen = []
 
-    def score(states, actions, noise_level):
+    def score(states, actions, sigma):
         seen.append(states)
-        return -actions / (1 + noise_level[..., None] ** 2)
+        return -actions / (1 + sigma[..., None] ** 2)
 
     X, _ = make_rows()
     teacher = ScoreTeacher(score, n_actions=2, noise_min=0.02, noise_max=5.0)

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
@@ -29,7 +30,8 @@ few = settings(
 # -- what is valid --------------------------------------------------------------------------------
 
 # Their meaning is tested elsewhere; here they would only cost time, or are no ranges of numbers.
-SETTLED = {"device", "teacher", "window_size", "goal_dim", "hidden_size", "n_heads", "max_iter"}
+SETTLED = {"device", "teacher", "window_size", "goal_dim", "hidden_size", "max_iter"}
+RATE = st.floats(1e-4, 1e-2)  # larger ones are legal, and training may diverge
 NOISE = {"noise_min": 0.3, "noise_max": 1.0}  # a short way, so that a likelihood is quick
 
 
@@ -51,18 +53,14 @@ def policies(draw, estimators):
     """Draw an estimator with arguments that are valid one by one, and the layout of its rows."""
     estimator = clone(draw(st.sampled_from(estimators)))
     window_size, goal_dim = draw(st.integers(1, 3)), draw(st.integers(0, 2))
-    n_heads = draw(st.integers(1, 2))
     layout = {"window_size": window_size, "goal_dim": goal_dim}
-    chosen = {
-        **layout,
-        "n_heads": n_heads,
-        "hidden_size": n_heads * draw(st.sampled_from([2, 4])),
-        "max_iter": draw(st.integers(0, 3)),
-    }
+    hidden_size = draw(st.sampled_from([2, 4, 8]))  # of which four heads do not share 2
+    chosen = {**layout, "hidden_size": hidden_size, "max_iter": draw(st.integers(0, 3))}
     own = estimator.get_params(deep=False)
     for name in sorted(set(own) - SETTLED - set(NOISE)):
         if draw(st.booleans()):
-            chosen[name] = draw(argument(estimator._parameter_constraints[name][0]))
+            constraint = estimator._parameter_constraints[name][0]
+            chosen[name] = draw(RATE if name == "learning_rate" else argument(constraint))
     if "teacher" in own:
         chosen["teacher"] = small_teacher(**layout, **NOISE, max_iter=1)
     if "noise_min" in own:
@@ -83,6 +81,7 @@ LAYOUTS = {
     "integers": lambda values: np.rint(4 * values).astype(np.int64),
     "big-endian": lambda values: values.astype(">f8"),
     "lists": np.ndarray.tolist,
+    "tensor": lambda values: torch.from_numpy(values.copy()),
     "data frame": lambda values: pd.DataFrame(values).rename(columns="c{}".format),
 }
 
@@ -98,7 +97,11 @@ def demonstrations(draw, policy):
         X[:, draw(st.integers(0, X.shape[1] - 1))] = 1.0
     if d_a == 1 and draw(st.booleans()):
         y = y[:, 0]
-    X, y = (LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))](values) for values in (X, y))
+    elif draw(st.booleans()):
+        y = np.stack([y] * draw(st.integers(1, 3)), axis=1)
+    of_arrays = sorted(LAYOUTS.keys() - {"data frame"})
+    X = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))](X)
+    y = LAYOUTS[draw(st.sampled_from(of_arrays if y.ndim == 3 else sorted(LAYOUTS)))](y)
     if isinstance(X, np.ndarray) and policy.goal_dim == 0 and draw(st.booleans()):
         X = X.reshape(n, policy.window_size, d)
     for values in (X, y):
@@ -108,16 +111,17 @@ def demonstrations(draw, policy):
 
 
 def plain(values):
-    """Return the same numbers as a new array, as the contract calls canonical."""
-    values = np.array(values, dtype=np.float64, order="C")
-    return values.reshape(len(values), -1) if values.ndim == 3 else values
+    """Return the same numbers as a new array."""
+    values = values.numpy() if isinstance(values, torch.Tensor) else values
+    return np.array(values, dtype=np.float64, order="C")
 
 
 def assert_contract(policy, X, y):
     """Assert what section by section every fitted policy promises of shapes and repetition."""
     rows, actions = plain(X), plain(y)
     n, single = len(rows), actions.shape[1:]
-    assert policy.n_features_in_ == rows.shape[1]
+    assert policy.n_features_in_ == rows[0].size
+    assert policy.horizon_ == (single[0] if len(single) == 2 else 1)
     assert hasattr(policy, "feature_names_in_") == isinstance(X, pd.DataFrame)
     assert isinstance(policy.n_iter_, int)
     assert isinstance(policy.history_, list)
@@ -135,9 +139,9 @@ def assert_contract(policy, X, y):
     if hasattr(policy, "gating"):
         np.testing.assert_allclose(policy.gating(X).sum(axis=1), 1.0, rtol=1e-6)
         means, covariances = policy.experts(X)
-        d_a = plain(y).reshape(n, -1).shape[1]
-        assert means.shape == (n, policy.n_experts, d_a)
-        assert covariances.shape == (n, policy.n_experts, d_a, d_a)
+        m = actions[0].size
+        assert means.shape == (n, policy.n_experts, m)
+        assert covariances.shape == (n, policy.n_experts, m, m)
         assert (np.linalg.eigvalsh(covariances) > 0.0).all()
 
 
@@ -147,7 +151,7 @@ def no_training(*args, **options):
 
 def why_refused(policy, X, y):
     """Return the message where this combination of arguments is refused, having trained nothing."""
-    with patch("skvdd.base.train", no_training):
+    with patch("skvdd.training.fit.Fit.train", no_training):
         try:
             clone(policy).fit(X, y)
         except ValueError as error:
@@ -226,14 +230,14 @@ SPOILT_ROWS = st.one_of(
     spoilt(ROWS),
     st.sampled_from([None, ROWS[:, 0], ROWS[:, :5], ROWS.reshape(12, 3, 2), ROWS[:, :0]]),
 )
-SPOILT_ACTIONS = st.one_of(
-    spoilt(ACTIONS), st.sampled_from([None, ACTIONS[:, :0], ACTIONS.reshape(12, 1, 2)])
-)
+SPOILT_ACTIONS = st.one_of(spoilt(ACTIONS), st.sampled_from([None, ACTIONS[:, :0]]))
+OTHER_ACTIONS = [ACTIONS.reshape(12, 1, 2), ACTIONS[:, :1], ACTIONS[:, 0]]  # than those of a fit
 
 
 def refused_without_training(act):
     """Call what must fail, with an error of ours or scikit-learn's and before any training."""
-    with patch("skvdd.base.train", no_training), pytest.raises((ValueError, TypeError)) as caught:
+    training = patch("skvdd.training.fit.Fit.train", no_training)
+    with training, pytest.raises((ValueError, TypeError)) as caught:
         act()
     raised_in = caught.traceback[-1].path
     assert "torch" not in raised_in.parts, f"a crash inside torch: {caught.value}"
@@ -285,7 +289,8 @@ def test_a_question_that_is_not_valid_is_refused(fitted, draw):
     method = draw.draw(st.sampled_from(methods(policy)))
     X, y = ROWS, ACTIONS
     if method in {"score", "log_prob"} and draw.draw(st.booleans()):
-        y = draw.draw(SPOILT_ACTIONS.filter(lambda value: value is not None))
+        spoilt_actions = SPOILT_ACTIONS.filter(lambda value: value is not None)
+        y = draw.draw(st.one_of(spoilt_actions, st.sampled_from(OTHER_ACTIONS)))
     else:
         X = draw.draw(SPOILT_ROWS.filter(lambda value: not is_part(value)))
     assert refused_without_training(lambda: ask(policy, method, X, y))

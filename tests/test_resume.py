@@ -1,14 +1,18 @@
 """A fit that is killed and resumed gives the bits of one that was not; and `partial_fit`."""
 
+import copy
 import json
 import multiprocessing
 import os
 import re
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
@@ -16,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvdd import DiffusionPolicy, GaussianMoEPolicy, VDDDistiller, load
+from skvdd import DiffusionPolicy, GaussianMoEPolicy, ScoreTeacher, VDDDistiller, load
 from skvdd.callbacks import Checkpoint, CSVLogger, EarlyStopping
 from tests.estimators import SMALL, label, make_estimators, small_teacher
 
@@ -34,6 +38,10 @@ def make_data(n=60):
 def small_student(teacher=None, **parameters):
     settings = {**SMALL, "n_experts": 2, "init_iter": 10, "window_size": 2, **parameters}
     return VDDDistiller(teacher, **settings)
+
+
+def small_mixture():
+    return GaussianMoEPolicy(2, window_size=2, **SMALL)
 
 
 class Ends:
@@ -117,23 +125,21 @@ def run_process(*arguments):
     return process.exitcode
 
 
-# Of the distillers the first twenty reports are the teacher's, and ten more the start of VDD.
-@pytest.mark.parametrize(
-    ("which", "at"),
-    [
-        (which, at)
-        for which, name in enumerate(LABELS)
-        for at in {"V": (11, 26, 35), "C": (11, 26)}.get(name[0], (11,))
-    ],
-)
-def test_a_killed_fit_resumes_with_the_same_bits(which, at, tmp_path):
+# Reports after which each process in turn is killed. Of the distillers the first twenty are the
+# teacher's, and ten more the start of VDD: each of their runs is broken off once.
+KILLS = {"V": (11, 15, 15), "C": (11, 15)}
+
+
+@pytest.mark.parametrize("which", range(len(LABELS)), ids=LABELS)
+def test_a_killed_fit_resumes_with_the_same_bits(which, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
     whole.mkdir()
     fit_in_process(which, whole, None)
-    assert run_process(which, killed, at) == -signal.SIGKILL
-    assert (killed / "run.ckpt").exists()
-    assert not (killed / "policy.safetensors").exists()
+    for at in KILLS.get(LABELS[which][0], (11,)):
+        assert run_process(which, killed, at) == -signal.SIGKILL
+        assert (killed / "run.ckpt").exists()
+        assert not (killed / "policy.safetensors").exists()
     assert run_process(which, killed, None) == 0
     same_policy(*(load(folder / "policy.safetensors") for folder in (killed, whole)))
     for folder in (killed, whole):
@@ -286,7 +292,7 @@ def broken_off(tmp_path):
         ({"parameter": {"random_state": 7}}, "random_state was 0, is 7"),
         ({"rows": 59}, r"X was '60 x 6, sha256 \w+', is '59 x 6, sha256 \w+'; y was"),
         ({"value": True}, r"X was '60 x 6, sha256 \w+', is '60 x 6, sha256 \w+'"),
-        ({"teacher": True}, "teacher was '.*', is '.*'"),
+        ({"teacher": True}, "teacher was .*, is .*"),
     ],
 )
 def test_another_fit_is_refused_by_name(change, named, broken_off):
@@ -308,6 +314,94 @@ def test_another_fit_is_refused_by_name(change, named, broken_off):
     assert path.read_bytes() == content
 
 
+def noise_range(teacher):
+    teacher.noise_levels_ = replace(teacher.noise_levels_, noise_max=4.0)
+
+
+def sampler(teacher):
+    teacher.sampler_ = "heun"
+
+
+def n_steps(teacher):
+    teacher.n_steps_ = 5
+
+
+def weights(teacher):
+    with torch.no_grad():
+        next(teacher.network_.parameters()).flatten()[0] += 1e-6
+
+
+def normalization(teacher):
+    teacher.network_.action_normalization.mean += 1e-9
+
+
+@pytest.mark.parametrize("given", ["to fit", "frozen", "in a pipeline"])
+@pytest.mark.parametrize("change", [noise_range, sampler, n_steps, weights, normalization])
+def test_a_teacher_that_was_changed_is_refused(change, given, tmp_path):
+    X, y = (values.reshape(60, -1) for values in make_data())
+    policy = small_teacher(window_size=2, max_iter=1)
+    teacher = make_pipeline(StandardScaler(), policy) if given == "in a pipeline" else policy
+    teacher.fit(X, y)
+    frozen, arguments = None, {"teacher": teacher}
+    if given == "frozen":
+        frozen, arguments = FrozenEstimator(teacher), {}
+    student = small_student(frozen, init_iter=3, max_iter=3)
+    checkpoint = Checkpoint(tmp_path / "run.ckpt", every=2)
+    with pytest.raises(RuntimeError, match="on fire"):
+        student.set_callbacks(checkpoint, Ends(2, give_up)).fit(X, y, **arguments)
+    before = copy.deepcopy(policy)
+    change(policy)
+    student.set_callbacks(checkpoint)
+    with pytest.raises(ValueError, match=r"run.ckpt' belongs to another fit: teacher was "):
+        student.fit(X, y, **arguments)
+    vars(policy).update(vars(before))
+    assert student.fit(X, y, **arguments).n_iter_ == 3
+
+
+@pytest.mark.parametrize("change", ["parameter", "learned"])
+def test_a_changed_step_before_a_teacher_is_refused(change, tmp_path):
+    X, y = (values.reshape(60, -1) for values in make_data())
+    teacher = make_pipeline(StandardScaler(), small_teacher(window_size=2, max_iter=1)).fit(X, y)
+    student = small_student(init_iter=3, max_iter=3)
+    checkpoint = Checkpoint(tmp_path / "run.ckpt", every=2)
+    with pytest.raises(RuntimeError, match="on fire"):
+        student.set_callbacks(checkpoint, Ends(2, give_up)).fit(X, y, teacher=teacher)
+    student.set_callbacks(checkpoint)
+    before = copy.deepcopy(vars(teacher[0]))
+    if change == "parameter":
+        teacher[0].set_params(with_mean=False)
+    else:
+        teacher[0].fit(2 * X)
+    with pytest.raises(ValueError, match=r"run.ckpt' belongs to another fit: teacher was "):
+        student.fit(X, y, teacher=teacher)
+    vars(teacher[0]).update(before)
+    assert student.fit(X, y, teacher=teacher).n_iter_ == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"noise_max": 4.0}, {"noise_min": 0.02}, {"action_scale": [1.0, 2.0]}, {"action_mean": 0.1}],
+    ids=str,
+)
+def test_another_score_teacher_is_refused(change, tmp_path):
+    X, y = make_data()
+
+    def teacher(**parameters):
+        return ScoreTeacher(
+            lambda states, actions, sigma: -actions / (1.0 + sigma[..., None] ** 2),
+            **{"n_actions": 2, "noise_min": 0.05, "noise_max": 5.0, **parameters},
+        )
+
+    student = small_student(init_iter=3, max_iter=3)
+    checkpoint = Checkpoint(tmp_path / "run.ckpt", every=2)
+    with pytest.raises(RuntimeError, match="on fire"):
+        student.set_callbacks(checkpoint, Ends(2, give_up)).fit(X, y, teacher=teacher())
+    student.set_callbacks(checkpoint)
+    with pytest.raises(ValueError, match=r"run.ckpt' belongs to another fit: teacher was "):
+        student.fit(X, y, teacher=teacher(**change))
+    assert student.fit(X, y, teacher=teacher()).n_iter_ == 3
+
+
 def test_another_start_and_another_class_are_refused(broken_off):
     student, X, y, teacher = broken_off
     fitted = clone(student).set_callbacks().fit(X, y, teacher=teacher)
@@ -326,6 +420,110 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_stays(content, tmp_path):
     with pytest.raises(ValueError, match=r"run.ckpt' is no checkpoint of skvdd"):
         policy.fit(*make_data())
     assert path.read_bytes() == content
+
+
+def contents(path):
+    """Return the header and the tensors of a checkpoint."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["skvdd"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+
+
+def put(header, place, value):
+    """Replace a part of a header, by its path; None takes it away."""
+    *outer, name = place
+    for part in outer:
+        header = header[part]
+    if value is None:
+        del header[name]
+    else:
+        header[name] = value
+
+
+STAGE = ("stages", "maximum likelihood")
+
+
+@pytest.fixture(scope="module")
+def broken_mixture(tmp_path_factory):
+    """Header and tensors of the checkpoint of a mixture's fit that broke off."""
+    path = tmp_path_factory.mktemp("broken") / "run.ckpt"
+    policy = small_mixture().set_callbacks(Checkpoint(path, every=5), Ends(8, give_up))
+    with pytest.raises(RuntimeError, match="on fire"):
+        policy.fit(*make_data())
+    return contents(path)
+
+
+def resumed(path, header, tensors):
+    """Resume the fit of a mixture from such a file."""
+    save_file(tensors, path, metadata={"skvdd": json.dumps(header)})
+    return small_mixture().set_callbacks(Checkpoint(path)).fit(*make_data())
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((("format",), value) for value in (None, "another", 3)),
+        *((("version",), value) for value in (None, 1, 3, "2")),
+        *((("fingerprint",), value) for value in (None, 3, [], {})),
+        *((("fingerprint", "parameters"), value) for value in (None, 3, [])),
+        *((("fingerprint", "X"), value) for value in (None, 3)),
+        *((("rng",), value) for value in (None, 3, [], ["MT19937"], {})),
+        *((("rng", 0), value) for value in ("PCG64", 3)),
+        *((("rng", 1), value) for value in ([], "key", [1, 2], [-1] * 624, [None] * 624)),
+        *((("rng", 2), value) for value in ("x", 10**30)),
+        *((("stages",), value) for value in (None, 3, [])),
+        *((STAGE, value) for value in (3, [], {}, {"iteration": 8})),
+        *(((*STAGE, "iteration"), value) for value in (None, "8", -1, 10**9, 2.5, [])),
+        *(((*STAGE, "stopped"), value) for value in (None, "no", 3)),
+        *(((*STAGE, "history"), value) for value in (None, 3, [3], {}, [None] * 30)),
+        *(((*STAGE, "notes"), value) for value in (None, 3, [], {"a": 3})),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_damaged_header_is_one_clear_error(place, value, broken_mixture, tmp_path):
+    header, tensors = copy.deepcopy(broken_mixture)
+    put(header, place, value)
+    with pytest.raises(ValueError, match=r"run\.ckpt'"):
+        resumed(tmp_path / "run.ckpt", header, tensors)
+    assert contents(tmp_path / "run.ckpt")[0] == header  # the file stays
+
+
+@pytest.mark.parametrize(
+    "part", ["generator", "network/output.bias", "ema/output.bias", "optimizers/0/0/exp_avg"]
+)
+def test_damaged_tensors_are_one_clear_error(part, broken_mixture, tmp_path):
+    header, tensors = broken_mixture
+    name = f"maximum likelihood/{part}"
+    missing = {other: tensor for other, tensor in tensors.items() if other != name}
+    shorter = {**tensors, name: tensors[name].flatten()[:1].clone()}
+    damaged = [missing] if part == "generator" else [missing, shorter]  # a shorter state is a GPU's
+    for values in damaged:
+        with pytest.raises(ValueError, match=r"run\.ckpt' is damaged: "):
+            resumed(tmp_path / "run.ckpt", header, values)
+    assert resumed(tmp_path / "run.ckpt", header, tensors).n_iter_ == 20
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", '"text"', "[" * 100_000])
+def test_a_header_that_is_no_header_is_one_clear_error(text, tmp_path):
+    path = tmp_path / "run.ckpt"
+    save_file({"weight": torch.zeros(2)}, path, metadata={"skvdd": text})
+    policy = GaussianMoEPolicy(2, window_size=2, **SMALL).set_callbacks(Checkpoint(path))
+    with pytest.raises(ValueError, match=r"run\.ckpt' is no checkpoint of skvdd"):
+        policy.fit(*make_data())
+
+
+def test_a_checkpoint_resumes_on_another_kind_of_device(broken_mixture, tmp_path):
+    """The state of its generator, smaller on a GPU, becomes a seed."""
+    header, tensors = broken_mixture
+    weights = []
+    for state in (torch.arange(16, dtype=torch.uint8), torch.zeros(16, dtype=torch.uint8)):
+        for _ in range(2):
+            saved = {**tensors, "maximum likelihood/generator": state}
+            policy = resumed(tmp_path / "run.ckpt", header, saved)
+            assert policy.n_iter_ == len(policy.history_) == 20
+            weights.append(policy.network_.output.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[2], weights[3])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_a_policy_file_is_no_checkpoint_and_a_checkpoint_no_policy(broken_off, tmp_path):
@@ -349,19 +547,28 @@ def test_arguments_of_a_checkpoint_are_checked(tmp_path):
 # -- partial_fit ----------------------------------------------------------------------------
 
 
+def units_of(policy):
+    """Return the mean of the rows and the scale of the actions."""
+    network = policy.network_
+    return [
+        *network.row_normalization.statistics[0],
+        *network.action_normalization.statistics[1],
+    ]
+
+
 @pytest.mark.parametrize("which", range(len(LABELS)), ids=LABELS)
-def test_partial_fit_begins_as_fit_and_goes_on(which):
+def test_partial_fit_begins_as_fit_and_continues(which):
     X, y = make_data()
     fitted, partly = (make_estimators(window_size=2)[which] for _ in range(2))
     same_policy(partly.partial_fit(X, y), fitted.fit(X, y))
-    units = partly.state_scaler_.mean_.copy(), partly.action_scaler_.scale_.copy()
-    before, first = partly.predict(X), list(partly.history_)
+    units = copy.deepcopy(units_of(partly))
+    first = list(partly.history_)
+    before = [p.detach().clone() for p in partly.network_.parameters()]
     partly.set_params(max_iter=0).partial_fit(2 * X + 1, 3 * y)
-    np.testing.assert_array_equal(partly.predict(X), before)
+    assert all(map(torch.equal, partly.network_.parameters(), before))
     partly.set_params(max_iter=20).partial_fit(2 * X + 1, 3 * y)
-    assert np.abs(partly.predict(X) - before).max() > 0
-    np.testing.assert_array_equal(partly.state_scaler_.mean_, units[0])
-    np.testing.assert_array_equal(partly.action_scaler_.scale_, units[1])
+    assert not all(map(torch.equal, partly.network_.parameters(), before))
+    np.testing.assert_array_equal(units_of(partly), units)
     assert partly.n_iter_ == 40
     assert partly.history_[: len(first)] == first
     assert [row["iteration"] for row in partly.history_[len(first) :]] == [*range(1, 21)]
@@ -381,7 +588,7 @@ def test_calls_of_partial_fit_have_random_numbers_of_their_own(monkeypatch, tmp_
     X, y = make_data()
     drawn = []
     monkeypatch.setattr(
-        "skvdd.mixture.imitation.batch_generator",
+        "skvdd.training.fit.batch_generator",
         lambda device, seed: drawn.append(seed) or torch.Generator().manual_seed(seed),
     )
 
@@ -409,14 +616,14 @@ def test_partial_fit_refuses_other_columns(which):
     with pytest.raises(ValueError, match=r"X has 4 features, but .* is expecting 6 features"):
         estimator.partial_fit(X[:, :, :2], y)
     message = (
-        "(y has 3 action dimensions, but the teacher has 2|partial_fit goes on from a fit with "
+        "partial_fit continues from a fit with states of 3 and actions of 2 dimensions, got 3 and "
+        "3. Call fit to start anew"
     )
-    message += "states of 3 and actions of 2 dimensions, got 3 and 3. Call fit to start anew)"
     with pytest.raises(ValueError, match=message):
         estimator.partial_fit(X, y[:, [0, 1, 1]])
 
 
-def test_a_distiller_goes_on_with_the_teacher_that_it_fitted():
+def test_a_distiller_continues_with_the_teacher_that_it_fitted():
     X, y = make_data()
     student = small_student(small_teacher(window_size=2))
     teacher = student.partial_fit(X, y).teacher_
@@ -424,8 +631,8 @@ def test_a_distiller_goes_on_with_the_teacher_that_it_fitted():
     student.partial_fit(X[:30])  # y is not needed: the teacher is there
     assert student.teacher_ is teacher
     assert all(torch.equal(v, weights[k]) for k, v in teacher.network_.state_dict().items())
-    with pytest.raises(ValueError, match=r"^partial_fit goes on with the teacher .* Call fit to"):
-        student.partial_fit(X, teacher=small_teacher(window_size=2).fit(2 * X, y))
+    with pytest.raises(ValueError, match=r"^partial_fit continues with the teacher .* Call fit to"):
+        student.partial_fit(X, teacher=small_teacher(window_size=2, random_state=1).fit(X, y))
 
 
 def test_student_and_teacher_learn_in_turns():
@@ -463,6 +670,19 @@ def test_a_checkpoint_of_partial_fit_knows_its_start(tmp_path):
     with pytest.raises(ValueError, match="start was '"):
         GaussianMoEPolicy(2, window_size=2, **SMALL).set_callbacks(checkpoint).fit(X[:40], y[:40])
     same_policy(start.set_callbacks(checkpoint).partial_fit(X[:40], y[:40]), expected)
+
+
+def test_a_call_that_broke_off_resumes_on_the_same_policy(tmp_path):
+    """It has changed nothing: the next call starts where that one did."""
+    X, y = make_data()
+    policy, expected = (GaussianMoEPolicy(2, window_size=2, **SMALL).fit(X, y) for _ in range(2))
+    expected.partial_fit(X[:40], y[:40])
+    policy.set_callbacks(Checkpoint(tmp_path / "run.ckpt", every=3), Ends(8, give_up))
+    with pytest.raises(RuntimeError, match="on fire"):
+        policy.partial_fit(X[:40], y[:40])
+    assert policy.n_iter_ == len(policy.history_) == 20
+    same_policy(policy.partial_fit(X[:40], y[:40]), expected)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_history_is_a_data_frame():

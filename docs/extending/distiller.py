@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from skvdd import DiffusionPolicy
-from skvdd.distillation.generator import BaseGeneratorDistiller, heun_step
+from skvdd.distillation.generator import BaseGeneratorDistiller
+from skvdd.distillation.paths import heun_step
 from skvdd.training import Loss
 
 
@@ -29,28 +30,33 @@ def endpoint_loss(student, teacher, noise, levels):
 
 
 # [estimator]
+def generate(network, rows, noise, *, levels):
+    """Turn noise (n, S, steps, d_a) into actions (n, S, d_a), by one call at the highest level."""
+    start = network.start_scale * noise[:, :, 0]
+    return network.conditioned(rows)(start, start.new_full(start.shape[:2], levels[0]))
+
+
 class EndpointDistiller(BaseGeneratorDistiller):
     """Learn where the path of the teacher's probability-flow ODE ends, from where it starts.
 
     Parameters are those of `ConsistencyDistiller`; ``n_levels`` is that of the teacher's path.
     """
 
-    _loss_name = "endpoint"
+    target_decay = 0.0  # this objective has no use for an EMA of the student
+    _loss_name = "endpoint"  # column of the history
+    _generate = staticmethod(generate)
 
     def __init__(
         self,
         teacher=None,
         *,
         n_levels=10,
-        distance="l2",
-        target_decay=0.0,
         n_steps=1,
         window_size=1,
         goal_dim=0,
         encoder="auto",
         hidden_size=128,
         n_layers=2,
-        n_heads=4,
         max_iter=3000,
         batch_size=256,
         learning_rate=5e-4,
@@ -63,15 +69,12 @@ class EndpointDistiller(BaseGeneratorDistiller):
     ):
         self.teacher = teacher
         self.n_levels = n_levels
-        self.distance = distance
-        self.target_decay = target_decay
         self.n_steps = n_steps
         self.window_size = window_size
         self.goal_dim = goal_dim
         self.encoder = encoder
         self.hidden_size = hidden_size
         self.n_layers = n_layers
-        self.n_heads = n_heads
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -82,15 +85,11 @@ class EndpointDistiller(BaseGeneratorDistiller):
         self.random_state = random_state
         self.warm_start = warm_start
 
-    def _loss(self, student, target, teacher, actions, noise, levels, generator):
-        falling = levels[1:].flip(0)  # given ascending from zero; a path ends at noise_min
-        return Loss(endpoint_loss(student, teacher, noise, falling))
+    def _loss(self, batch):
+        falling = batch.levels[1:].flip(0)  # given ascending from zero; a path ends at noise_min
+        return Loss(endpoint_loss(batch.student, batch.teacher, batch.noise, falling))
 
-    def _generate(self, network, levels, states, noise):
-        start = levels[0] * noise[:, :, 0]
-        return network.conditioned(states)(start, start.new_full(start.shape[:2], levels[0]))
-
-    def _changes(self, noise_min):
+    def _overrides(self, noise_min):
         return {"boundary": noise_min}  # the student is the identity at noise_min
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ from skvdd.training import FitStart, Run, from_first, is_first_process
 
 FORMAT = "skvdd-checkpoint"
 FORMAT_VERSION = 2
-PARTS = {"fingerprint": dict, "rng": list, "stages": dict}  # of the header
+# Parts of a header, of its fingerprint and of each stage.
+HEADER = {"fingerprint": dict, "rng": list, "stages": dict}
+FINGERPRINT = {"parameters": dict}
+STAGE = {"iteration": int, "stopped": bool, "history": list, "notes": dict}
 
 
 @dataclass
@@ -147,9 +151,8 @@ class Checkpoint(Callback):
         saved, fingerprint = self._record(estimator), start.fingerprint()
         if saved.read():
             _check_fingerprint(saved, fingerprint)
-            # An object of its own: the user's, or NumPy's global one, is left alone.
-            start.rng = np.random.RandomState()
-            start.rng.set_state(saved.rng)
+            with _damage_named(saved.path):
+                start.rng = _random_state(saved.rng)
         else:
             saved.fingerprint, saved.rng = fingerprint, _state_of(start.rng)
             saved.write()
@@ -158,7 +161,8 @@ class Checkpoint(Callback):
         saved = self._record(estimator)
         if begins:
             if run.stage in saved.stages:
-                run.load(*saved.stages[run.stage])
+                with _damage_named(saved.path):
+                    run.load(*saved.stages[run.stage])
             saved.written_at = last_due(run.iteration, self.every)
         elif run.iteration >= saved.written_at + self.every:
             self._save(saved, run)
@@ -193,6 +197,27 @@ def _state_of(rng: np.random.RandomState) -> list[Any]:
     return [name, np.asarray(key).tolist(), *rest]
 
 
+def _random_state(state: list[Any]) -> np.random.RandomState:
+    """Return a generator of its own: the user's, or NumPy's global one, is left alone."""
+    name, key, position, *rest = state
+    if not 0 <= position <= len(key):  # NumPy does not check it
+        raise ValueError(f"its generator is at {position} of {len(key)} numbers")
+    rng = np.random.RandomState()
+    rng.set_state((name, np.asarray(key, dtype=np.uint32), position, *rest))
+    return rng
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn the errors of a damaged file into one that says so."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Return header and tensors of a checkpoint, None if there is no file."""
     if not path.is_file():
@@ -201,7 +226,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = json.loads((file.metadata() or {}).get("skvdd", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is no checkpoint of skvdd: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{str(path)!r} is no checkpoint of skvdd. Give another path.")
@@ -210,10 +235,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
             f"{str(path)!r} has format version {header.get('version')}, but this skvdd reads "
             f"version {FORMAT_VERSION}."
         )
-    wrong = [name for name, kind in PARTS.items() if not isinstance(header.get(name), kind)]
-    if wrong:
-        raise ValueError(f"{str(path)!r} is damaged: its header has no {' and no '.join(wrong)}.")
+    _check_parts(path, "header", header, HEADER)
+    _check_parts(path, "fingerprint", header["fingerprint"], FINGERPRINT)
+    for name, stage in header["stages"].items():
+        _check_parts(path, f"stage {name!r}", stage, STAGE)
     return header, tensors
+
+
+def _check_parts(path: Path, name: str, values: Any, kinds: Mapping[str, type]) -> None:
+    """Raise a ValueError unless a part of a header holds values of these kinds."""
+    values = values if isinstance(values, dict) else {}
+    wrong = [part for part, kind in kinds.items() if type(values.get(part)) is not kind]
+    if wrong:
+        raise ValueError(f"{str(path)!r} is damaged: its {name} has no {' and no '.join(wrong)}.")
 
 
 def _check_fingerprint(saved: _Saved, now: dict[str, Any]) -> None:

@@ -203,10 +203,10 @@ def _draw(gates: Array, normal: float) -> int:
 
 def _numbers(values: Any, name: str) -> Array:
     """Return what was given as float64, or a ValueError that names it."""
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) and not np.ma.is_masked(values):
         try:
             return np.asarray(values, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # the last of a tensor that needs a gradient
             pass
     raise ValueError(
         f"{name} must be a vector of numbers that NumPy can read, got a {type(values).__name__}. "

@@ -106,6 +106,11 @@ def _checked_rows(rows: Any, name: str) -> NDArray[np.floating]:
 
     It is a copy, unless the rows lie in a file that is mapped for reading.
     """
+    if np.ma.is_masked(rows):
+        raise ValueError(
+            f"{name} of an episode have {int(np.ma.getmaskarray(rows).sum())} masked entries, which "
+            "nothing can be learned from: leave out their rows, or fill them."
+        )
     is_mapped = isinstance(rows, np.memmap) and not rows.flags.writeable
     array = rows.view(np.ndarray) if is_mapped else np.array(rows)
     if array.dtype not in (np.float32, np.float64):

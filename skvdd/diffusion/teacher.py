@@ -19,7 +19,7 @@ from skvdd.diffusion.denoiser import Denoiser
 from skvdd.diffusion.noise import NoiseLevels
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.score_teacher import ScoreTeacher
-from skvdd.training.fingerprint import network_digest
+from skvdd.training.fingerprint import digest, network_digest, plain_parameters
 from skvdd.validation import flatten
 
 
@@ -95,7 +95,8 @@ class PolicyTeacher:
     replayable = True
 
     def __init__(self, policy: DiffusionPolicy, steps: Any, device: torch.device) -> None:
-        self.policy, self.steps = policy, steps
+        # Fits replace attributes of a policy, but a pipeline fits its steps in place.
+        self.policy, self.steps = copy.copy(policy), copy.deepcopy(steps)
         self.model: Denoiser = copy.deepcopy(policy.network_).to(device).requires_grad_(False)
         self.sees_states = steps is None
         self.network = self.model if steps is None else None
@@ -211,11 +212,23 @@ def teacher_digest(teacher: Any) -> str:
     teacher = unfrozen(teacher)
     policy = last_step(teacher)
     if not isinstance(policy, DiffusionPolicy):
-        levels = (getattr(teacher, name, None) for name in ("noise_min", "noise_max"))
-        return " ".join([type(teacher).__name__, *map(str, levels)])
+        units = [np.asarray(part) for part in (teacher.action_mean, teacher.action_scale)]
+        levels = teacher.noise_min, teacher.noise_max
+        return " ".join([type(teacher).__name__, *map(str, levels), digest(units)])
     sampling = (policy.noise_levels_, policy.sampler_, policy.n_steps_)
-    steps = repr(teacher[:-1]) if isinstance(teacher, Pipeline) else ""
+    steps = _steps_digest(teacher[:-1]) if isinstance(teacher, Pipeline) else ""
     return " ".join([network_digest(policy.network_), *map(str, sampling), steps])
+
+
+def _steps_digest(steps: Pipeline) -> str:
+    """Return a short text that differs for steps with other parameters or learned arrays."""
+    learned = [
+        f"{name} {digest([value])}"
+        for _, step in steps.steps
+        for name, value in sorted(getattr(step, "__dict__", {}).items())
+        if isinstance(value, np.ndarray) and value.dtype != object
+    ]
+    return " ".join([str(plain_parameters(steps)), *learned])
 
 
 def not_a_teacher(teacher: Any) -> str:

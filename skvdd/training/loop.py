@@ -327,14 +327,16 @@ class Run:
         return _detached(tensors), copy.deepcopy(values)
 
     def load(self, tensors: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Resume from a state that `state` returned."""
+        """Resume from a state that `state` returned; any error means that it is damaged."""
+        _check_values(values, self.max_iter)
         _set_state(self.generator, tensors["generator"])
         self.network.load_state_dict(tensors["network"])
         if self.ema is not None:
             self.ema.load_state_dict(tensors["ema"])
         for i, optimizer in enumerate(self.optimizers):
             moments = tensors.get("optimizers", {}).get(str(i), {})
-            state = {int(j): values for j, values in moments.items()}
+            state = {int(j): moment for j, moment in moments.items()}
+            _check_moments(state, self.updates[i].parameters)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         for i, update in enumerate(self.updates):
             for name, value in update.memory.items():
@@ -343,6 +345,25 @@ class Run:
         values = copy.deepcopy(dict(values))
         self.iteration, self.stopped = values["iteration"], values["stopped"]
         self.history, self.notes = values["history"], values["notes"]
+
+
+def _check_values(values: Mapping[str, Any], max_iter: int) -> None:
+    """Raise a ValueError where plain values of a state cannot be those of a run."""
+    if not 0 <= values["iteration"] <= max_iter:
+        raise ValueError(f"iteration {values['iteration']} of {max_iter}")
+    for name, rows in (("history", values["history"]), ("notes", values["notes"].values())):
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"its {name} has rows that are none")
+
+
+def _check_moments(
+    state: Mapping[int, Mapping[str, Tensor]], parameters: Sequence[nn.Parameter]
+) -> None:
+    """Raise a ValueError unless an optimizer's moments have the shapes of its parameters."""
+    for j, moments in state.items():
+        shape = parameters[j].shape
+        if any(moments[name].shape != shape for name in ("exp_avg", "exp_avg_sq")):
+            raise ValueError(f"the optimizer's moments of parameter {j} are not of shape {shape}")
 
 
 def _set_state(generator: torch.Generator, state: Tensor) -> None:

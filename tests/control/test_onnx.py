@@ -1,5 +1,6 @@
 """ONNX files: what torch gives, for any number of rows, or no file."""
 
+import copy
 import subprocess
 import sys
 
@@ -8,24 +9,16 @@ import pytest
 from onnx import load
 from onnxruntime import InferenceSession
 
-from skvdd import GaussianMoEPolicy
+from skvdd import DiffusionPolicy, GaussianMoEPolicy
 from skvdd.control import onnx
-from tests.estimators import SMALL, label, make_estimators
-
-
-def make_data(seed=0):
-    rng = np.random.RandomState(seed)
-    return 5.0 + rng.standard_normal((60, 6)), 100.0 + rng.standard_normal((60, 2))
-
-
-@pytest.fixture(params=make_estimators(window_size=2), ids=label)
-def policy(request):
-    return request.param.fit(*make_data())
+from tests.control.toys import WINDOW, make_data, spread
+from tests.estimators import SMALL
 
 
 def test_the_file_gives_what_the_policy_gives(policy, tmp_path):
     policy.export_onnx(tmp_path / "policy.onnx")
     session = InferenceSession(tmp_path / "policy.onnx")
+    scale = spread(policy).max()
     for n in (1, 5):
         X = make_data(seed=n)[0][:n]
         inputs = {"states": X}
@@ -34,57 +27,93 @@ def test_the_file_gives_what_the_policy_gives(policy, tmp_path):
             shape = session.get_inputs()[1].shape[1:]
             inputs["noise"] = np.stack([rng.standard_normal(shape) for rng in streams])
             expected = policy.act(X, random_state=[np.random.RandomState(i) for i in range(n)])
-            np.testing.assert_allclose(session.run(None, inputs)[0], expected, atol=1e-4)
+            # 1e-5 of the spread of the actions: float32 in another order of summation.
+            actions = session.run(None, inputs)[0]
+            np.testing.assert_allclose(actions, expected, rtol=0, atol=1e-5 * scale)
         else:
             gates, means, scale_trils = session.run(["gates", "means", "scale_trils"], inputs)
             np.testing.assert_allclose(gates, policy.gating(X), atol=1e-5)
             np.testing.assert_allclose(gates.sum(axis=1), 1.0)
-            np.testing.assert_allclose(means, policy.experts(X)[0], atol=1e-4)
+            np.testing.assert_allclose(means, policy.experts(X)[0], rtol=0, atol=1e-5 * scale)
             covariances = scale_trils @ scale_trils.swapaxes(-1, -2)
-            np.testing.assert_allclose(covariances, policy.experts(X)[1], atol=1e-4)
+            expected = policy.experts(X)[1]
+            np.testing.assert_allclose(covariances, expected, rtol=0, atol=1e-5 * scale**2)
 
 
-@pytest.fixture(scope="module")
-def small():
-    return GaussianMoEPolicy(2, window_size=2, **SMALL).fit(*make_data())
+# -- comparison with torch ------------------------------------------------------------------------
 
 
-def test_a_model_that_differs_is_not_written(small, tmp_path, monkeypatch):
+def narrow_actions():
+    """Actions with a spread of 1e-3, meters a step, far from zero."""
+    X, y = make_data()
+    return X, 0.5 + 1e-3 * (y - y.mean(axis=0)) / y.std(axis=0)
+
+
+def shifted(deployment):
+    """Return a deployment whose actions are off by 0.4% of their spread."""
+    deployment = copy.deepcopy(deployment)
+    units = deployment.graph.network.action_normalization
+    units.mean += 0.004 * units.scale
+    return deployment
+
+
+@pytest.mark.parametrize(
+    ("policy_class", "name"), [(GaussianMoEPolicy, "means"), (DiffusionPolicy, "actions")]
+)
+def test_an_error_of_thousandths_of_a_small_spread_is_refused(policy_class, name):
+    settings = {**SMALL, "window_size": WINDOW, "max_iter": 1}
+    settings |= {"n_steps": 1} if policy_class is DiffusionPolicy else {"n_experts": 2}
+    policy = policy_class(**settings).fit(*narrow_actions())
+    assert spread(policy).max() < 1.1e-3  # 0.4% of it is less than a hundred-thousandth
+    deployment = policy._deployment()
+    other = shifted(deployment)
+    model = onnx.to_onnx(other.graph, other.examples())
+    message = f"other {name} than torch for 1 rows: they differ by 0.004 standard deviations"
+    with pytest.raises(RuntimeError, match=message):
+        onnx.verify(deployment, model)
+    onnx.verify(other, model)  # it gives what it was made of
+
+
+def test_a_model_that_differs_is_not_written(mixture, tmp_path, monkeypatch):
     path = tmp_path / "policy.onnx"
     path.write_text("what was there")
     monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
     with pytest.raises(RuntimeError, match=r"other gates than torch for 1 rows.*Nothing was writ"):
-        small.export_onnx(path)
+        mixture.export_onnx(path)
     assert path.read_text() == "what was there"
     assert [entry.name for entry in tmp_path.iterdir()] == ["policy.onnx"]
 
 
-def test_without_the_extra_it_says_how_to_get_it(small, tmp_path, monkeypatch):
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_without_the_extra_it_says_how_to_get_it(mixture, tmp_path, monkeypatch, fresh_exports):
     monkeypatch.setattr(onnx, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'skvdd\[onnx\]'"):
-        small.export_onnx(tmp_path / "policy.onnx")
+        mixture.export_onnx(tmp_path / "policy.onnx")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'skvdd\[onnx\]'"):
+        mixture.controller("onnx")
 
 
-def test_a_folder_that_is_not_there_is_named(small, tmp_path):
+def test_a_folder_that_is_not_there_is_named(mixture, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        small.export_onnx(tmp_path / "nowhere" / "policy.onnx")
+        mixture.export_onnx(tmp_path / "nowhere" / "policy.onnx")
 
 
-def test_the_file_needs_onnxruntime_alone(small, tmp_path):
-    small.export_onnx(tmp_path / "policy.onnx")
+def test_the_file_needs_onnxruntime_alone(mixture, tmp_path):
+    mixture.export_onnx(tmp_path / "policy.onnx")
     program = (
         "import sys, numpy as np, onnxruntime\n"
         "session = onnxruntime.InferenceSession('policy.onnx')\n"
-        "gates, means, _ = session.run(None, {'states': np.zeros((3, 6))})\n"
+        "gates, means, _ = session.run(None, {'states': np.zeros((3, 12))})\n"
         "assert gates.shape == (3, 2) and means.shape == (3, 2, 2)\n"
         "sys.exit(int('torch' in sys.modules or 'skvdd' in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=120)
 
 
-def test_nothing_about_shapes_is_left_to_run_time(tmp_path):
-    policy = GaussianMoEPolicy(2, encoder="transformer", window_size=3, **SMALL).fit(*make_data())
-    policy.export_onnx(tmp_path / "policy.onnx")
+def test_nothing_about_shapes_is_left_to_run_time(transformer, tmp_path):
+    transformer.export_onnx(tmp_path / "policy.onnx")
     operations = {node.op_type for node in load(tmp_path / "policy.onnx").graph.node}
     assert "Softmax" in operations
     assert not operations & {"Shape", "Expand", "Trilu"}

@@ -14,9 +14,9 @@ from skvdd.diffusion.noise import exponential, karras
 from skvdd.diffusion.samplers import (
     SAMPLERS,
     STOCHASTIC,
+    densest,
     draw_actions,
     euler_ancestral,
-    medoid,
     n_noises,
 )
 from skvdd.nn.gaussian_mixture import GaussianMixture, action_score, smooth
@@ -310,22 +310,35 @@ def test_the_start_has_the_scale_that_is_asked_for():
     torch.testing.assert_close(asked, torch.full((1, 1, 2), 7.0 / 10.0, dtype=torch.float64))
 
 
-# -- the medoid -----------------------------------------------------------------------------
+# -- a typical action -----------------------------------------------------------------------
 
 
-def test_the_medoid_is_the_action_with_the_least_distance_to_the_others():
-    generator = torch.Generator().manual_seed(0)
-    actions = torch.randn((20, 8, 3), generator=generator)
-    distances = (actions[:, :, None] - actions[:, None]).norm(dim=-1).sum(dim=2)
-    expected = torch.stack([row[d.argmin()] for row, d in zip(actions, distances, strict=True)])
-    assert torch.equal(medoid(actions), expected)
+def test_the_densest_action_is_the_closest_to_its_two_nearest_neighbors():
+    actions = torch.randn((20, 8, 3), generator=torch.Generator().manual_seed(0))
+    gaps = (actions[:, :, None] - actions[:, None]).norm(dim=-1).sort(dim=2).values
+    chosen = gaps[:, :, 1:3].sum(dim=2).argmin(dim=1)
+    expected = torch.stack([row[i] for row, i in zip(actions, chosen, strict=True)])
+    assert torch.equal(densest(actions), expected)
 
 
-def test_the_medoid_of_two_modes_lies_in_the_larger_one():
-    actions = torch.tensor([[[-1.0], [-1.1], [-0.9], [1.0], [1.1], [-1.05], [0.9], [-0.95]]])
-    assert medoid(actions).item() < -0.8
+def test_the_densest_action_of_two_modes_lies_in_the_larger_one():
+    actions = torch.tensor([[[-1.0], [-1.1], [-0.9], [1.0], [1.3], [-1.05], [0.7], [-0.95]]])
+    assert densest(actions).item() < -0.8
 
 
-def test_one_action_is_its_own_medoid():
-    actions = torch.randn(5, 1, 2, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(medoid(actions), actions[:, 0])
+def test_the_densest_action_is_never_the_odd_one_between_two_modes():
+    """The medoid would be: nobody is nearer to all the others."""
+    actions = torch.tensor([[[-1.0], [-1.1], [-0.9], [0.1], [0.9], [1.0], [1.1], [1.2]]])
+    distance = (actions[0] - actions[0].T).abs().sum(dim=1)
+    assert actions[0, distance.argmin()].item() == pytest.approx(0.1)
+    assert densest(actions).abs().item() > 0.8
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 3])
+def test_of_few_actions_one_is_chosen(n_draws):
+    actions = torch.randn(5, n_draws, 2, generator=torch.Generator().manual_seed(0))
+    assert (actions == densest(actions)[:, None]).all(dim=2).any(dim=1).all()
+
+
+def test_the_densest_action_of_no_rows_is_none():
+    assert densest(torch.zeros(0, 8, 2)).shape == (0, 2)

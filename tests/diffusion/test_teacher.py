@@ -1,313 +1,369 @@
-"""Score teachers made from noise predictions and velocities, against closed forms."""
+"""Teachers as distillers see them: policies, pipelines, frozen ones, and objects of one's own."""
 
+import copy
 import math
-import pickle
 import re
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from scipy.stats import norm
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from skvdd import ScoreTeacher, VDDDistiller
-from skvdd.nn.gaussian_mixture import GaussianMixture, action_score, smooth
-from tests.estimators import SMALL
+from skvdd import DiffusionPolicy, GaussianMoEPolicy, ScoreTeacher, VDDDistiller
+from skvdd.diffusion import Teacher
+from skvdd.diffusion.denoiser import Denoiser
+from skvdd.diffusion.teacher import PolicyTeacher, as_teacher, is_ready, teacher_digest
+from tests.estimators import SMALL, small_teacher
 
-MEAN, SCALE = (1.5, -0.5), 0.8  # the units of the networks' actions, (raw - MEAN) / SCALE
-
-
-def exactly(message):
-    return f"^{re.escape(message)}$"
-
-
-def policy(states):
-    """Two correlated experts around the last state, in scaled actions."""
-    n = len(states)
-    last = states[:, -1, :1, None].double()
-    offsets = torch.tensor([[-0.8, 0.3], [0.9, -0.2]], dtype=torch.float64)
-    tril = torch.tensor([[[0.3, 0.0], [0.1, 0.2]], [[0.2, 0.0], [-0.1, 0.4]]], dtype=torch.float64)
-    log_gate = torch.tensor([0.3, 0.7], dtype=torch.float64).log()
-    return GaussianMixture(
-        log_gate.expand(n, 2), offsets + 0.2 * last, tril.expand(n, 2, 2, 2).contiguous()
-    )
+LEVEL = 0.7
 
 
-def scaled_score(states, actions, sigma):
-    """The score of the noised policy in scaled actions, (m, d_a), levels (m,)."""
-    mixture = smooth(policy(states), sigma.double())
-    return action_score(mixture, actions[:, None].double())[:, 0].to(actions)
+def windows(n=30, seed=0):
+    """Windows of two states of three numbers, far from zero, and actions of two."""
+    rng = np.random.RandomState(seed)
+    X = 5.0 + rng.standard_normal((n, 2, 3))
+    return X, 10.0 * X[:, -1, :2] + rng.standard_normal((n, 2))
 
 
-def raw_score(states, actions, level):
-    """What a teacher has to answer, (n, S, d_a), levels (n, 1), all in raw units."""
-    n_samples = actions.shape[1]
-    rows = (actions.flatten(0, 1) - torch.tensor(MEAN)) / SCALE
-    repeated = states.repeat_interleave(n_samples, dim=0)
-    sigma = level[:, 0].repeat_interleave(n_samples) / SCALE
-    return scaled_score(repeated, rows, sigma).reshape(actions.shape) / SCALE
+@pytest.fixture(scope="module")
+def policy():
+    """Fitted; tests must not change it."""
+    return small_teacher(window_size=2).fit(*windows())
 
 
-def linear_schedule(n=1000):
-    return np.cumprod(1.0 - np.linspace(1e-4, 0.02, n) * (1000 / n))
+@pytest.fixture(scope="module")
+def pipeline():
+    """Fitted; tests must not change it."""
+    X, y = windows()
+    return make_pipeline(StandardScaler(), small_teacher(window_size=2)).fit(X.reshape(30, 6), y)
 
 
-def cosine_schedule(n=100):
-    def level(share):
-        return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+class Standing:
+    """A teacher of one's own: standard normal actions in every state."""
 
-    rates = [min(1 - level((i + 1) / n) / level(i / n), 0.999) for i in range(n)]
-    return np.cumprod(1.0 - np.array(rates))
+    noise_min, noise_max = 0.1, 2.0
+    action_mean, action_scale = np.zeros(2), np.ones(2)
+    sees_states, replayable, network = True, False, None
 
+    def prepare(self, X):
+        return np.asarray(X)
 
-class ExactNoise:
-    """The best prediction of the noise, in the convention of diffusers."""
+    def context(self, states):
+        return states.flatten(1)
 
-    def __init__(self, alphas_cumprod):
-        self.alphas_cumprod = torch.as_tensor(alphas_cumprod)
+    def score(self, context, actions, sigma):
+        return -actions / (1 + sigma[..., None] ** 2)
 
-    def __call__(self, noisy, timesteps, states):
-        assert timesteps.dtype == torch.int64
-        assert len(noisy) == len(timesteps) == len(states)
-        alpha_bar = self.alphas_cumprod[timesteps]
-        sigma = ((1 - alpha_bar) / alpha_bar).sqrt().float()
-        clean_scale = noisy / alpha_bar.sqrt().float()[:, None]
-        return -sigma[:, None] * scaled_score(states, clean_scale, sigma)
+    def denoise(self, context, actions, sigma):
+        return actions / (1 + sigma[..., None] ** 2)
 
-
-def exact_velocity(actions_t, t, states):
-    """E[a - eps | a_t], from Tweedie's estimate of the clean action."""
-    assert len(actions_t) == len(t) == len(states)
-    sigma, t = (1 - t) / t, t[:, None]
-    noised = actions_t / t
-    clean = noised + sigma[:, None] ** 2 * scaled_score(states, noised, sigma)
-    noise = (noised - clean) / sigma[:, None]
-    return clean - noise
+    def sample(self, X, *, random_state=None):
+        return np.random.RandomState(random_state).standard_normal((len(X), 2))
 
 
-def from_noise(alphas_cumprod):
-    return ScoreTeacher.from_noise_prediction(
-        ExactNoise(alphas_cumprod),
-        alphas_cumprod,
-        n_actions=2,
-        action_mean=np.array(MEAN),
-        action_scale=SCALE,
-    )
+def gaussian_score(states, actions, sigma):
+    return -actions / (1 + sigma[..., None] ** 2)
 
 
-def from_velocity(**levels):
-    return ScoreTeacher.from_velocity(
-        exact_velocity, n_actions=2, action_mean=MEAN, action_scale=SCALE, **levels
-    )
+def score_teacher(**arguments):
+    settings = {"n_actions": 2, "noise_min": 0.1, "noise_max": 2.0}
+    return ScoreTeacher(gaussian_score, **{**settings, **arguments})
 
 
-def questions(levels, n_samples=7):
-    """States, noised raw actions of the policy and raw noise levels, one per state."""
-    generator = torch.Generator().manual_seed(0)
-    n = len(levels)
-    states = torch.randn(n, 3, 2, generator=generator)
-    sigma = torch.as_tensor(levels, dtype=torch.float32)[:, None]
-    mean = policy(states).mean.float()[:, torch.arange(n_samples) % 2]
-    width = (0.1 + sigma[..., None] ** 2).sqrt()
-    scaled = mean + width * torch.randn(n, n_samples, 2, generator=generator)
-    return states, scaled * SCALE + torch.tensor(MEAN), sigma * SCALE
+# -- what is a teacher ----------------------------------------------------------------------
 
 
-def relative_error(one, other):
-    return float((one - other).norm() / other.norm())
+def test_whatever_is_fitted_and_gives_scores_is_seen_as_a_teacher(policy, pipeline):
+    for given in (policy, pipeline, FrozenEstimator(policy), FrozenEstimator(pipeline)):
+        teacher = as_teacher(given, "cpu")
+        assert isinstance(teacher, PolicyTeacher)
+        assert isinstance(teacher, Teacher)
 
 
-# -- noise prediction -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("schedule", [linear_schedule(), cosine_schedule()])
-def test_a_noise_prediction_is_exact_at_every_timestep(schedule):
-    sigma = np.sqrt((1 - schedule) / schedule)
-    asked = questions(sigma[sigma < 50.0])
-    torch.testing.assert_close(
-        from_noise(schedule).score(*asked), raw_score(*asked), rtol=2e-3, atol=2e-3
-    )
+@pytest.mark.parametrize("teacher", [Standing(), score_teacher()], ids=["own", "score"])
+def test_what_is_a_teacher_already_is_taken_as_it_is(teacher):
+    assert isinstance(teacher, Teacher)
+    assert as_teacher(teacher) is teacher
 
 
 @pytest.mark.parametrize(
-    ("schedule", "tolerance"), [(linear_schedule(), 1e-3), (cosine_schedule(), 1e-2)]
-)
-def test_a_noise_prediction_is_interpolated_between_timesteps(schedule, tolerance):
-    teacher = from_noise(schedule)
-    levels = np.geomspace(teacher.noise_min, 5.0, 400)
-    asked = questions(levels)
-    assert relative_error(teacher.score(*asked), raw_score(*asked)) < tolerance
-
-
-def test_a_noise_prediction_has_the_levels_of_its_schedule():
-    schedule = cosine_schedule()
-    teacher = from_noise(torch.tensor(schedule))
-    assert teacher.noise_min == pytest.approx(math.sqrt(1 / schedule[0] - 1))
-    assert teacher.noise_max == pytest.approx(math.sqrt(1 / schedule[-1] - 1))
-
-
-def test_timesteps_without_a_score_are_never_asked():
-    inner = cosine_schedule(20)
-    schedule = np.concatenate([[1.0], inner, [0.0]])
-    teacher = from_noise(schedule)
-    assert 0.0 < teacher.noise_min < teacher.noise_max < math.inf
-    assert teacher.noise_max == from_noise(inner).noise_max
-    asked = questions([teacher.noise_min / 2, teacher.noise_min, 1.0, teacher.noise_max])
-    torch.testing.assert_close(
-        teacher.score(*asked), from_noise(inner).score(*asked), rtol=1e-5, atol=1e-6
-    )
-    assert torch.isfinite(teacher.score(*asked)).all()
-
-
-@pytest.mark.parametrize(
-    ("alphas_cumprod", "message"),
+    "thing",
     [
-        (
-            [[0.9, 0.5]],
-            "alphas_cumprod must be a vector, one number per timestep, got shape (1, 2).",
-        ),
-        ([0.9, 0.5, -0.1], "alphas_cumprod must lie between 0 and 1, got -0.1."),
-        ([0.9, float("nan")], "alphas_cumprod must lie between 0 and 1, got nan."),
-        (
-            [0.9, 0.5, 0.5],
-            "alphas_cumprod must fall strictly from each timestep to the next, got 0.5 and 0.5 at "
-            "timesteps 1 and 2.",
-        ),
-        (
-            [1.0, 0.5, 0.0],
-            "alphas_cumprod needs at least two timesteps strictly between 0 and 1, got 1.",
-        ),
+        None,
+        "policy",
+        DiffusionPolicy,
+        LinearRegression(),
+        make_pipeline(StandardScaler(), LinearRegression()),
+        GaussianMoEPolicy(),
+        FrozenEstimator(LinearRegression()),
+        SimpleNamespace(noise_min=0.1, noise_max=2.0, score=gaussian_score),
     ],
+    ids=lambda thing: type(thing).__name__,
 )
-def test_a_wrong_schedule_is_refused(alphas_cumprod, message):
-    with pytest.raises(ValueError, match=exactly(message)):
-        ScoreTeacher.from_noise_prediction(exact_velocity, alphas_cumprod, n_actions=2)
-
-
-# -- velocity -------------------------------------------------------------------------------------
-
-
-def test_a_velocity_gives_the_exact_score():
-    teacher = from_velocity()
-    asked = questions(np.geomspace(teacher.noise_min, teacher.noise_max, 200))
-    torch.testing.assert_close(teacher.score(*asked), raw_score(*asked), rtol=2e-3, atol=2e-3)
-
-
-def test_a_velocity_has_the_levels_it_is_given():
-    teacher = from_velocity(noise_min=0.1, noise_max=2.0)
-    assert (teacher.noise_min, teacher.noise_max) == (0.1, 2.0)
-
-
-# -- both -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [lambda: from_noise(linear_schedule()), from_velocity])
-def test_a_teacher_pickles_with_its_network(make):
-    teacher = make()
-    again = pickle.loads(pickle.dumps(teacher))
-    asked = questions([0.1, 0.5])
-    torch.testing.assert_close(again.score(*asked), teacher.score(*asked), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("output", [lambda a: a[:, 0], lambda a: {"sample": a}])
-def test_a_network_of_another_shape_is_refused(output):
-    asked = questions([0.1, 0.5])
-    came = "(14,)" if isinstance(output(asked[1][0]), torch.Tensor) else "dict"
-    end = (
-        " must return a tensor of shape (14, 2) for actions of that shape, got "
-        f"{came}. Wrap it in a function that takes and returns (m, d_a)."
+def test_what_gives_no_scores_is_refused(thing):
+    inner = thing.estimator if isinstance(thing, FrozenEstimator) else thing
+    message = (
+        "teacher must be a DiffusionPolicy, a Pipeline that ends in one, a FrozenEstimator of "
+        "either, a ScoreTeacher, or an object of the protocol skvdd.diffusion.Teacher, got "
+        f"{type(inner).__name__}."
     )
-
-    def network(actions, times, states):
-        return output(actions)
-
-    teacher = ScoreTeacher.from_noise_prediction(network, linear_schedule(), n_actions=2)
-    with pytest.raises(ValueError, match=exactly("network" + end)):
-        teacher.score(*asked)
-    with pytest.raises(ValueError, match=exactly("velocity" + end)):
-        ScoreTeacher.from_velocity(network, n_actions=2).score(*asked)
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        as_teacher(thing)
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    "wrap",
     [
-        ({"n_actions": 0}, "n_actions must be an integer of at least 1, got 0."),
-        (
-            {"noise_min": 5.0, "noise_max": 0.1},
-            "noise_min and noise_max must be positive, finite and in this order, got "
-            "noise_min=5.0 and noise_max=0.1.",
-        ),
-        (
-            {"noise_max": math.inf},
-            "noise_min and noise_max must be positive, finite and in this order, got "
-            "noise_min=0.03 and noise_max=inf.",
-        ),
-        (
-            {"action_mean": [0.0, 1.0, 2.0]},
-            "action_mean must be finite, one number or one for each of the 2 actions, got "
-            "[0.0, 1.0, 2.0].",
-        ),
-        (
-            {"action_scale": [1.0, 2.0]},
-            "action_scale must be one positive, finite number for all actions, got [1.0, 2.0].",
-        ),
-        (
-            {"action_scale": -1.0},
-            "action_scale must be one positive, finite number for all actions, got -1.0.",
-        ),
+        lambda policy: policy,
+        FrozenEstimator,
+        lambda policy: make_pipeline(StandardScaler(), policy),
     ],
+    ids=["policy", "frozen", "pipeline"],
 )
-def test_wrong_units_are_refused(argument, message):
-    with pytest.raises(ValueError, match=exactly(message)):
-        ScoreTeacher.from_velocity(exact_velocity, **{"n_actions": 2, **argument})
+def test_a_teacher_that_is_not_fitted_is_refused(wrap):
+    with pytest.raises(NotFittedError, match=r"the teacher .* is not fitted yet\. Fit it first"):
+        as_teacher(wrap(small_teacher()))
 
 
-WIDTH = 0.25  # of the policy below, in scaled actions around the state
-SCHEDULE = linear_schedule(100)
+def test_a_constructors_teacher_is_fitted_unless_it_is_frozen_or_gives_scores_alone(
+    policy, pipeline
+):
+    assert is_ready(FrozenEstimator(policy))
+    assert is_ready(FrozenEstimator(pipeline))
+    assert is_ready(score_teacher())
+    assert is_ready(Standing())
+    for teacher in (policy, pipeline, small_teacher(), None):
+        assert not is_ready(teacher)
 
 
-def gaussian_noise(noisy, timesteps, states):
-    alpha_bar = torch.tensor(SCHEDULE).float()[timesteps, None]
-    variance = alpha_bar * WIDTH**2 + 1 - alpha_bar
-    return (1 - alpha_bar).sqrt() / variance * (noisy - alpha_bar.sqrt() * states[:, -1])
+# -- a policy -------------------------------------------------------------------------------
 
 
-def gaussian_velocity(actions_t, t, states):
-    mean, t = states[:, -1], t[:, None]
-    slope = (t * WIDTH**2 - (1 - t)) / ((1 - t) ** 2 + (t * WIDTH) ** 2)
-    return mean + slope * (actions_t - t * mean)
+def ask(teacher, states, actions, call="score"):
+    """Ask a teacher of raw states for standardized actions (n, S, m)."""
+    level = torch.full((len(states), 1), LEVEL)
+    with torch.no_grad():
+        return getattr(teacher, call)(teacher.context(states), actions, level).double().numpy()
 
 
-@pytest.mark.parametrize("kind", ["noise", "velocity"])
-def test_a_student_learns_a_gaussian_through_each(kind):
-    units = {"n_actions": 1, "action_mean": 3.0, "action_scale": 2.0}
-    if kind == "noise":
-        teacher = ScoreTeacher.from_noise_prediction(gaussian_noise, SCHEDULE, **units)
+@pytest.mark.parametrize("given", ["policy", "pipeline"])
+@pytest.mark.parametrize("call", ["score", "denoise"])
+def test_a_teacher_answers_as_its_policy_in_standardized_actions(request, given, call):
+    given = request.getfixturevalue(given)
+    X, y = windows(10, seed=1)
+    policy, rows = given, X.reshape(10, 6)
+    if isinstance(given, Pipeline):
+        policy, rows = given[-1], given[0].transform(rows)
+    teacher = as_teacher(given, "cpu")
+    standard = (y - teacher.action_mean) / teacher.action_scale
+    prepared = torch.from_numpy(teacher.prepare(X))
+    ours = ask(teacher, prepared, torch.from_numpy(standard).float()[:, None], call)[:, 0]
+    if call == "score":  # the chain rule divides by the scale
+        theirs = policy.score_function(rows, y, LEVEL) * teacher.action_scale
     else:
-        teacher = ScoreTeacher.from_velocity(gaussian_velocity, **units)
-    X = np.random.RandomState(0).uniform(-1, 1, size=(200, 1))
-    settings = {**SMALL, "max_iter": 300, "init_iter": 100, "noise_min": 0.05, "noise_max": 0.3}
-    student = VDDDistiller(n_experts=1, **settings).fit(X, teacher=teacher)
-    y = 3.0 + 2.0 * X + np.random.RandomState(1).normal(scale=2.0 * WIDTH, size=X.shape)
-    lost = norm.logpdf(y[:, 0], 3.0 + 2.0 * X[:, 0], 2.0 * WIDTH) - student.log_prob(X, y)
-    assert abs(student.predict(X) - (3.0 + 2.0 * X)).mean() < 0.2
-    assert lost.mean() < 0.1
+        theirs = (policy.denoise(rows, y, LEVEL) - teacher.action_mean) / teacher.action_scale
+    # Single precision, in batches of another size.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("goal_dim", "shape"), [(0, (2, 3)), (2, (8,))])
-def test_a_network_sees_windows_or_rows_with_a_goal(goal_dim, shape):
-    seen = []
+def test_states_may_be_windows_or_flat_rows(policy):
+    X, _ = windows(10, seed=1)
+    teacher, actions = as_teacher(policy, "cpu"), torch.zeros(10, 4, 2)
+    flat, window = torch.from_numpy(X.reshape(10, 6)), torch.from_numpy(X)
+    np.testing.assert_array_equal(ask(teacher, window, actions), ask(teacher, flat, actions))
 
-    def velocity(actions_t, t, states):
-        seen.append(states)
-        return -actions_t
 
-    rows = 5.0 + np.random.RandomState(0).normal(size=(30, 6 + goal_dim))
-    teacher = ScoreTeacher.from_velocity(velocity, n_actions=1)
-    settings = {**SMALL, "max_iter": 2, "init_iter": 2, "state_noise": 0.0}
-    VDDDistiller(n_experts=1, window_size=2, goal_dim=goal_dim, **settings).fit(
-        rows, teacher=teacher
+def test_a_goal_comes_at_the_end_of_a_flat_row():
+    X = np.random.RandomState(0).standard_normal((30, 5))
+    policy = small_teacher(window_size=2, goal_dim=1).fit(X, X[:, :2])
+    teacher = as_teacher(policy, "cpu")
+    moved = torch.from_numpy(X[:5]).clone()
+    moved[:, -1] += 1.0
+    before, after = (
+        ask(teacher, rows, torch.zeros(5, 1, 2)) for rows in (torch.from_numpy(X[:5]), moved)
     )
-    assert {states.shape[1:] for states in seen} == {shape}
-    asked = torch.cat(seen).flatten(1).double().numpy()
-    distance = np.abs(asked[:, None] - rows).max(axis=-1).min(axis=1)
-    assert distance.max() < 1e-5  # raw units, oldest state first, the goal last
+    assert np.abs(after - before).max() > 1e-6
+
+
+def test_a_teacher_has_the_normalization_and_the_noise_of_its_policy():
+    X, y = windows()
+    policy = small_teacher(sde="vp", window_size=2, noise_min=0.05, noise_max=3.0).fit(X, y)
+    teacher = as_teacher(policy, "cpu")
+    expected = policy.network_.action_normalization.statistics
+    np.testing.assert_array_equal((teacher.action_mean, teacher.action_scale), expected)
+    assert (teacher.noise_min, teacher.noise_max) == (0.05, 3.0)
+    assert teacher.start_scale == pytest.approx(math.sqrt(10))
+    assert teacher.action_shape == (2,)
+
+
+def test_a_student_can_start_from_the_network_of_a_policy_but_not_of_a_pipeline(policy, pipeline):
+    """Behind a pipeline it knows other states than the student sees."""
+    alone, behind = as_teacher(policy, "cpu"), as_teacher(pipeline, "cpu")
+    assert isinstance(alone.network, Denoiser)
+    assert alone.sees_states
+    assert behind.network is None
+    assert not behind.sees_states
+    assert alone.replayable
+    assert behind.replayable
+
+
+def test_a_pipeline_of_the_policy_alone_is_the_policy(policy):
+    alone = as_teacher(Pipeline([("policy", policy)]), "cpu")
+    assert alone.sees_states
+    assert alone.network is not None
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_samples_are_those_of_the_policy_in_the_shape_of_its_actions(shape):
+    X = np.random.RandomState(0).standard_normal((30, 2))
+    y = np.random.RandomState(1).standard_normal((30, *shape))
+    policy = small_teacher().fit(X, y)
+    teacher = as_teacher(policy, "cpu")
+    assert teacher.action_shape == shape
+    assert teacher.action_mean.shape == (math.prod(shape),)
+    np.testing.assert_array_equal(
+        teacher.sample(X, random_state=3), policy.sample(X, random_state=3)
+    )
+
+
+@pytest.mark.parametrize("given", ["policy", "pipeline"])
+def test_a_teacher_stays_what_it_was_when_its_policy_is_fitted_again(request, given):
+    given = copy.deepcopy(request.getfixturevalue(given))
+    X, y = windows(10, seed=1)
+    teacher = as_teacher(given, "cpu")
+    actions = torch.zeros(10, 1, 2)
+
+    def answers():
+        rows = teacher.prepare(X)
+        scores = ask(teacher, torch.from_numpy(rows), actions)
+        return rows, scores, teacher.sample(X, random_state=0)
+
+    before = answers()
+    given.fit(100.0 * X.reshape(10, 6), y)
+    for ours, expected in zip(answers(), before, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_policy_stays_what_it_was_when_it_teaches(policy):
+    teacher = as_teacher(policy, "cpu")
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+    assert all(p.requires_grad for p in policy.network_.parameters())
+    assert all(
+        ours.data_ptr() != its.data_ptr()
+        for ours, its in zip(teacher.model.parameters(), policy.network_.parameters(), strict=True)
+    )
+
+
+# -- a pipeline -----------------------------------------------------------------------------
+
+
+def test_the_earlier_steps_are_applied_to_windows_and_to_flat_rows(pipeline):
+    X, _ = windows(10, seed=1)
+    teacher = as_teacher(pipeline, "cpu")
+    expected = pipeline[0].transform(X.reshape(10, 6))
+    np.testing.assert_array_equal(teacher.prepare(X.reshape(10, 6)), expected)
+    np.testing.assert_array_equal(teacher.prepare(X), expected)
+
+
+def test_samples_of_a_pipeline_pass_through_its_steps(pipeline):
+    X, _ = windows(10, seed=1)
+    teacher = as_teacher(pipeline, "cpu")
+    flat = X.reshape(10, 6)
+    expected = pipeline[-1].sample(pipeline[0].transform(flat), random_state=0)
+    np.testing.assert_array_equal(teacher.sample(flat, random_state=0), expected)
+    np.testing.assert_array_equal(teacher.sample(X, random_state=0), expected)
+
+
+def test_steps_that_know_columns_by_name_get_them():
+    X, y = windows()
+    frame = pd.DataFrame(X.reshape(30, 6), columns=[f"s{i}" for i in range(6)])
+    pipeline = make_pipeline(StandardScaler(), small_teacher(window_size=2)).fit(frame, y)
+    expected = pipeline[0].transform(frame)
+    np.testing.assert_array_equal(as_teacher(pipeline, "cpu").prepare(frame), expected)
+
+
+@pytest.mark.parametrize("with_actions", [True, False])
+def test_a_student_of_windows_learns_from_a_pipeline(pipeline, with_actions):
+    X, y = windows()
+    student = VDDDistiller(n_experts=2, window_size=2, init_iter=5, **SMALL)
+    student.fit(X, y if with_actions else None, teacher=pipeline)
+    assert student.predict(X).shape == (30, 2)
+    np.testing.assert_array_equal(
+        student.network_.action_normalization.statistics,
+        pipeline[-1].network_.action_normalization.statistics,
+    )
+
+
+# -- telling teachers apart -----------------------------------------------------------------
+
+
+def double(X):
+    return 2 * X
+
+
+def test_equal_teachers_have_one_digest(policy, pipeline):
+    for teacher in (policy, pipeline, score_teacher(), Standing()):
+        expected = teacher_digest(teacher)
+        assert teacher_digest(copy.deepcopy(teacher)) == expected
+        assert teacher_digest(FrozenEstimator(teacher)) == expected
+
+
+def test_a_digest_does_not_depend_on_where_things_lie_in_memory(policy):
+    """A resumed fit runs in another process."""
+    digest = teacher_digest(Pipeline([("f", FunctionTransformer(double)), ("policy", policy)]))
+    assert "0x" not in digest
+    passing = Pipeline([("nothing", "passthrough"), ("policy", policy)])
+    assert teacher_digest(passing) != digest
+
+
+def test_policies_of_other_weights_noise_or_sampling_have_other_digests(policy):
+    X, y = windows()
+
+    def fitted(**parameters):
+        return small_teacher(window_size=2, **parameters).fit(X, y)
+
+    others = [
+        policy,
+        fitted(random_state=1),
+        fitted(noise_max=4.0),
+        fitted(schedule="linear"),
+        policy.with_sampler("heun"),
+        policy.with_sampler(n_steps=5),
+        small_teacher(window_size=2).fit(X, 2 * y),
+    ]
+    assert len({teacher_digest(other) for other in others}) == len(others)
+
+
+def test_pipelines_of_other_steps_have_other_digests(policy, pipeline):
+    X, _ = windows()
+    flat = X.reshape(30, 6)
+
+    def behind(*steps):
+        return make_pipeline(*steps, policy)
+
+    others = [
+        policy,
+        behind(StandardScaler().fit(flat)),
+        behind(StandardScaler().fit(flat + 1.0)),
+        behind(StandardScaler(with_mean=False).fit(flat)),
+        behind(StandardScaler().fit(flat), FunctionTransformer()),
+    ]
+    assert len({teacher_digest(other) for other in others}) == len(others)
+
+
+def test_score_teachers_of_other_units_or_levels_have_other_digests():
+    others = [
+        score_teacher(),
+        score_teacher(noise_min=0.2),
+        score_teacher(noise_max=3.0),
+        score_teacher(action_mean=[0.0, 1.0]),
+        score_teacher(action_scale=2.0),
+        Standing(),
+    ]
+    assert len({teacher_digest(other) for other in others}) == len(others)

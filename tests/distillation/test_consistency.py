@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from skvdd import ConsistencyDistiller
-from skvdd.base import row_noise
 from skvdd.diffusion.noise import karras
-from skvdd.distillation.consistency import consistency_loss
+from skvdd.distillation.consistency import consistency_loss, generate
+from skvdd.distillation.paths import jump_levels
+from skvdd.randomness import row_noise
 from tests.distillation.toys import (
     Gaussian,
     Stub,
@@ -28,7 +29,7 @@ def truth(actions, sigma):
 
 
 def grid(n_levels):
-    """Neighbouring levels of a path, (1, n_levels - 1) each."""
+    """Neighboring levels of a path, (1, n_levels - 1) each."""
     levels = karras(n_levels, NOISE_MIN, NOISE_MAX, 7.0)[:-1]
     return levels[None, :-1], levels[None, 1:]
 
@@ -112,16 +113,21 @@ def test_gradients_reach_the_student_and_neither_target_nor_teacher():
 # -- sampling -------------------------------------------------------------------------------
 
 
+def sample(network, noise):
+    levels = jump_levels(network, noise.shape[2])
+    return generate(network, torch.zeros(len(noise), 1), noise, levels=levels)
+
+
 @pytest.mark.parametrize("n_steps", [1, 2, 5])
 def test_the_exact_function_draws_the_teachers_samples_in_any_number_of_steps(n_steps):
-    # Of a centred teacher, and from noise as wide as its noised actions: there both are exact.
+    # Of a centered teacher, and from noise as wide as its noised actions: there both are exact.
     path = Gaussian(torch.zeros(2).double(), PATH.variance)
     network = Stub(
         lambda actions, sigma: path.move(actions, sigma, torch.full_like(sigma, NOISE_MIN)),
         start_scale=(NOISE_MAX**2 + PATH.variance).sqrt(),
     )
     noise = normal(1, 100_000, n_steps, 2)
-    actions = ConsistencyDistiller()._generating(network, n_steps)(torch.zeros(1, 1), noise)[0]
+    actions = sample(network, noise)[0]
     np.testing.assert_allclose(actions.mean(dim=0), 0.0, atol=0.015)
     expected = (PATH.variance + NOISE_MIN**2).sqrt()
     np.testing.assert_allclose(actions.std(dim=0), expected, rtol=0.01)
@@ -136,7 +142,7 @@ def test_every_step_but_the_first_adds_noise_above_the_lowest_level():
 
     noise = normal(2, 4, 3, 2)
     network = Stub(record, start_scale=7.0)
-    ConsistencyDistiller()._generating(network, 3)(torch.zeros(2, 1), noise)
+    sample(network, noise)
     levels = [sigma.unique().item() for _, sigma in asked]
     assert levels == pytest.approx(karras(4, NOISE_MIN, NOISE_MAX, 7.0)[:3].tolist())
     torch.testing.assert_close(asked[0][0], 7.0 * noise[:, :, 0])
@@ -145,7 +151,7 @@ def test_every_step_but_the_first_adds_noise_above_the_lowest_level():
         torch.testing.assert_close(asked[step][0], scale * noise[:, :, step])
 
 
-# -- what is learnt -------------------------------------------------------------------------
+# -- what is learned -------------------------------------------------------------------------
 
 LEARNING = {
     "hidden_size": 32,
@@ -171,7 +177,7 @@ def of_two_modes():
 def test_two_modes_are_recovered_from_a_score_alone(n_steps, of_two_modes):
     states = np.array([[-0.8], [0.0], [0.8]])
     noise = row_noise(0, 3, (1000, n_steps, 1))
-    expected = ends_of_paths(known_teacher(), of_two_modes, states, noise[:, :, 0])[..., 0] - states
+    expected = ends_of_paths(known_teacher(), states, noise[:, :, 0])[..., 0] - states
     samples = of_two_modes.sample(states, 1000, random_state=0, n_steps=n_steps)[..., 0] - states
     np.testing.assert_allclose((samples > 0).mean(axis=1), (expected > 0).mean(axis=1), atol=0.08)
     np.testing.assert_allclose(np.abs(samples).mean(axis=1), 1.0, atol=0.1)
@@ -181,18 +187,27 @@ def test_two_modes_are_recovered_from_a_score_alone(n_steps, of_two_modes):
         assert np.mean(np.abs(samples - expected)) < 0.12
 
 
-def test_a_gaussian_is_recovered_from_a_score_alone_action_by_action():
+def test_a_gaussian_is_recovered_from_a_score_alone_action_by_action_in_raw_units():
     X = np.random.RandomState(0).uniform(-1, 1, size=(300, 2))
-    teacher = known_teacher(one_mode, n_actions=2)
+    mean, scale = np.array([100.0, -3.0]), np.array([20.0, 0.01])
+    teacher = known_teacher(one_mode, n_actions=2, action_mean=mean, action_scale=scale)
     student = ConsistencyDistiller(**LEARNING).fit(X, teacher=teacher)
     noise = row_noise(0, 20, (500, 1, 2))[:, :, 0]
-    expected = ends_of_paths(teacher, student, X[:20], noise)
-    samples = student.sample(X[:20], 500, random_state=0)
+    expected = ends_of_paths(teacher, X[:20], noise)
+    samples = (student.sample(X[:20], 500, random_state=0) - mean) / scale
     np.testing.assert_allclose(samples.mean(axis=1), expected.mean(axis=1), atol=0.1)
     width = [part.std(axis=1).mean(axis=0) for part in (samples, expected)]
     np.testing.assert_allclose(*width, atol=0.06)
     np.testing.assert_allclose(width[1], [0.3, 0.8], rtol=0.05)  # the teacher's own
     assert np.abs(samples - expected).mean() < 0.1
+
+
+def test_predict_is_an_action_of_one_of_the_modes(of_two_modes):
+    states = np.linspace(-0.9, 0.9, 50)[:, None]
+    predicted = of_two_modes.predict(states)
+    np.testing.assert_array_equal(predicted, of_two_modes.predict(states))
+    # The modes are a standard deviation of 0.2 wide; between them, at 0, hardly anybody acts.
+    assert np.abs(np.abs(predicted - states) - 1).max() < 0.6
 
 
 def test_at_the_lowest_level_a_student_is_the_identity(of_two_modes):

@@ -1,13 +1,16 @@
 """Consistency trajectories: their objective in closed form, their sampler, what they learn."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from skvdd import ConsistencyTrajectoryDistiller
-from skvdd.base import row_noise
 from skvdd.diffusion.noise import karras
-from skvdd.distillation.trajectory import draw_jumps, jump, trajectory_loss
+from skvdd.distillation.paths import jump_levels
+from skvdd.distillation.trajectory import draw_jumps, generate, jump, trajectory_loss
+from skvdd.randomness import row_noise
 from tests.distillation.toys import (
     Gaussian,
     Stub,
@@ -184,10 +187,10 @@ def test_the_gradient_passes_through_the_frozen_jump_to_level_zero():
 # -- sampling -------------------------------------------------------------------------------
 
 
-def sample(guess, noise, start_scale=NOISE_MAX, **parameters):
+def sample(guess, noise, start_scale=NOISE_MAX, gamma=0.0):
     network = Stub(guess, start_scale=start_scale)
-    draw = ConsistencyTrajectoryDistiller(**parameters)._generating(network, noise.shape[2])
-    return draw(torch.zeros(len(noise), 1), noise)
+    levels = jump_levels(network, noise.shape[2])
+    return generate(network, torch.zeros(len(noise), 1), noise, levels=levels, gamma=gamma)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 7])
@@ -211,7 +214,7 @@ def test_exact_jumps_draw_the_teachers_samples_at_any_gamma(gamma):
     assert same == (gamma == 0)  # the noise after the start counts only where gamma says so
 
 
-# -- what is learnt -------------------------------------------------------------------------
+# -- what is learned -------------------------------------------------------------------------
 
 LEARNING = {
     "hidden_size": 32,
@@ -238,7 +241,7 @@ def of_two_modes():
 def test_two_modes_are_recovered_from_a_score_alone(n_steps, of_two_modes):
     states = np.array([[-0.8], [0.0], [0.8]])
     noise = row_noise(0, 3, (1000, n_steps, 1))
-    expected = ends_of_paths(known_teacher(), of_two_modes, states, noise[:, :, 0])[..., 0] - states
+    expected = ends_of_paths(known_teacher(), states, noise[:, :, 0])[..., 0] - states
     samples = of_two_modes.sample(states, 1000, random_state=0, n_steps=n_steps)[..., 0] - states
     np.testing.assert_allclose((samples > 0).mean(axis=1), (expected > 0).mean(axis=1), atol=0.08)
     np.testing.assert_allclose(np.abs(samples).mean(axis=1), 1.0, atol=0.1)
@@ -248,13 +251,14 @@ def test_two_modes_are_recovered_from_a_score_alone(n_steps, of_two_modes):
         assert np.mean(np.abs(samples - expected)) < 0.12
 
 
-def test_a_gaussian_is_recovered_from_a_score_alone_action_by_action():
+def test_a_gaussian_is_recovered_from_a_score_alone_action_by_action_in_raw_units():
     X = np.random.RandomState(0).uniform(-1, 1, size=(300, 2))
-    teacher = known_teacher(one_mode, n_actions=2)
+    mean, scale = np.array([100.0, -3.0]), np.array([20.0, 0.01])
+    teacher = known_teacher(one_mode, n_actions=2, action_mean=mean, action_scale=scale)
     student = ConsistencyTrajectoryDistiller(**LEARNING).fit(X, teacher=teacher)
     noise = row_noise(0, 20, (500, 1, 2))[:, :, 0]
-    expected = ends_of_paths(teacher, student, X[:20], noise)
-    samples = student.sample(X[:20], 500, random_state=0)
+    expected = ends_of_paths(teacher, X[:20], noise)
+    samples = (student.sample(X[:20], 500, random_state=0) - mean) / scale
     np.testing.assert_allclose(samples.mean(axis=1), expected.mean(axis=1), atol=0.1)
     width = [part.std(axis=1).mean(axis=0) for part in (samples, expected)]
     np.testing.assert_allclose(*width, atol=0.06)
@@ -262,12 +266,24 @@ def test_a_gaussian_is_recovered_from_a_score_alone_action_by_action():
     assert np.abs(samples - expected).mean() < 0.1
 
 
-def test_several_jumps_do_not_depend_on_the_noise_after_the_start(of_two_modes):
-    states = np.zeros((4, 1))
-    many = of_two_modes.sample(states, 500, random_state=0, n_steps=3)
-    assert np.isfinite(many).all()
-    first = of_two_modes.predict(states)
-    np.testing.assert_array_equal(first, of_two_modes.predict(states))
+def test_predict_is_an_action_of_one_of_the_modes(of_two_modes):
+    states = np.linspace(-0.9, 0.9, 50)[:, None]
+    predicted = of_two_modes.predict(states)
+    np.testing.assert_array_equal(predicted, of_two_modes.predict(states))
+    # The modes are a standard deviation of 0.2 wide; between them, at 0, hardly anybody acts.
+    assert np.abs(np.abs(predicted - states) - 1).max() < 0.6
+
+
+def test_the_fitted_gamma_decides_whether_noise_after_the_start_counts(of_two_modes):
+    rows = torch.zeros(4, 1)
+    noise = normal(4, 50, 3, 1).float()
+    other = torch.cat([noise[:, :, :1], -noise[:, :, 1:]], dim=2)
+    policy = copy.copy(of_two_modes)
+    one, two = (policy._sample(rows.numpy(), part) for part in (noise, other))
+    torch.testing.assert_close(one, two)
+    policy.gamma_ = 0.5
+    one, two = (policy._sample(rows.numpy(), part) for part in (noise, other))
+    assert (one - two).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The information-maximising curriculum: its weights by hand, its limits, and what it learns."""
+"""The information-maximizing curriculum: its weights by hand, its limits, and what it learns."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from skvdd.mixture.imc import Curriculum, imc_loss, next_curriculum
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from tests.estimators import SMALL
-from tests.mixture.test_em import random_parameters, true_log_density, two_lines
+from tests.mixture.toys import random_parameters, true_log_density, two_lines
 
 log_densities = arrays(np.float64, (5, 3), elements=st.floats(-50, 5))
 
@@ -82,7 +82,28 @@ def test_with_the_responsibilities_as_weights_it_is_the_em_loss():
     torch.testing.assert_close(found.log_responsibility, expected.detach())
 
 
-# -- what is learnt -------------------------------------------------------------------------------
+def test_an_integer_weight_counts_a_row_so_many_times():
+    """Sums over rows are equal, and so are their gradients; the losses are means."""
+    leaves, actions = random_parameters(2, n=5)
+    repeats = torch.tensor([2, 0, 1, 3, 1])
+    component, before = (leaves[0].detach() * factor for factor in (2.0, -1.0))
+    curriculum = next_curriculum(component, before, 1.5)
+
+    def loss(rows, weight=None):
+        logits, mean, chol = (leaf[rows] for leaf in leaves)
+        mixture = GaussianMixture(torch.log_softmax(logits, dim=1), mean, chol)
+        chosen = Curriculum(*(part[rows] for part in vars(curriculum).values()))
+        return imc_loss(mixture, actions[rows], chosen, weight).total
+
+    found = 5 * loss(torch.arange(5), repeats.double())
+    expected = repeats.sum() * loss(torch.arange(5).repeat_interleave(repeats))
+    torch.testing.assert_close(found, expected)
+    gradients, wanted = (torch.autograd.grad(part, leaves) for part in (found, expected))
+    torch.testing.assert_close(gradients, wanted)
+    torch.testing.assert_close(loss(torch.arange(5), torch.ones(5).double()), loss(torch.arange(5)))
+
+
+# -- what is learned -------------------------------------------------------------------------------
 
 
 def test_one_expert_learns_by_maximum_likelihood(two_ways):
@@ -122,7 +143,7 @@ def test_a_round_looks_at_all_rows_once_in_so_many_iterations(two_ways, monkeypa
     assert rounds == [len(X)] * 3  # at iterations 0, 7 and 14 of 20
 
 
-def test_a_smaller_eta_makes_the_experts_specialise_more():
+def test_a_smaller_eta_makes_the_experts_specialize_more():
     """The gating of broad, overlapping ways is harder where rows were assigned harder."""
     rng = np.random.RandomState(0)
     X = rng.uniform(-1, 1, size=(1000, 1))

@@ -17,12 +17,12 @@ from sklearn.callback import ProgressBar
 
 from skvdd import GaussianMoEPolicy, load
 from skvdd.callbacks import Checkpoint, CSVLogger, EarlyStopping
-from skvdd.training import Batch
+from skvdd.training import processes
 from tests.estimators import SMALL, label, make_estimators
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LABELS = [label(estimator) for estimator in make_estimators()]
-SETTINGS = {"window_size": 2, "batch_size": 31}  # halves of unequal size
+SETTINGS = {"window_size": 2, "batch_size": 31, "max_iter": 8}  # halves of unequal size
 
 
 def make_data():
@@ -95,7 +95,7 @@ def fit_one(which, folder):
     policy.set_callbacks(
         CSVLogger(mine / f"{which}.csv"),
         Checkpoint(mine / f"{which}.ckpt", every=4),
-        EarlyStopping(X, y, metric=rank_minus_iterations, every=9, keep_best=False),
+        EarlyStopping(X, y, metric=rank_minus_iterations, every=5, keep_best=False),
         ProgressBar(),
     )
     n_bars = sum(isinstance(callback, ProgressBar) for callback in policy._skl_callbacks)
@@ -158,7 +158,7 @@ def test_two_processes_learn_what_one_learns_alone(which, together):
         assert row.keys() == expected.keys()
         assert row["stage"] == expected["stage"]
         numbers = [[r[name] for name in r if name != "stage"] for r in (row, expected)]
-        # Sums of float32 in another order, through thirty steps of AdamW.
+        # Sums of float32 in another order, through the steps of AdamW.
         np.testing.assert_allclose(*numbers, rtol=1e-4, atol=1e-5)
     loaded = load(folder / "of-0" / f"{which}.safetensors")
     for name, value in alone.network_.state_dict().items():
@@ -240,20 +240,59 @@ def test_a_lost_process_ends_the_others_with_an_error_that_says_so(tmp_path):
     assert re.fullmatch(re.escape(message), (tmp_path / "error.txt").read_text())
 
 
-# -- slices ---------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "n"), [(31, 2), (8, 8), (1000, 7)])
-def test_slices_of_all_processes_make_up_the_minibatch(size, n, monkeypatch):
-    monkeypatch.setattr("skvdd.training.n_processes", lambda: n)
-    rows = []
-    for rank in range(n):
-        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-        batch = Batch.of(5000, size)
-        assert size // n <= batch.length <= size // n + 1
-        rows += batch.draw(torch.Generator().manual_seed(0)).tolist()
-    monkeypatch.setattr("skvdd.training.n_processes", lambda: 1)
-    assert rows == Batch.of(5000, size).draw(torch.Generator().manual_seed(0)).tolist()
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """Let this process think that it is the second of two."""
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Connection closed by peer [127.0.0.1]:4711",
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection reset by peer",
+        "Timed out waiting 1800000ms for recv operation to complete",
+        "NCCL communicator was aborted on rank 1.",
+        "writev [127.0.0.1]:4711: Broken pipe",
+    ],
+)
+def test_an_error_about_a_lost_process_says_so_and_keeps_its_cause(message, second_of_two):
+    with pytest.raises(RuntimeError, match=r"^process 1 of 2 has lost another one") as caught:
+        fail_together(RuntimeError(message))
+    assert str(caught.value.__cause__) == message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory"),
+        RuntimeError("No backend type associated with device type cpu"),
+        RuntimeError("The size of tensor a (3) must match the size of tensor b (2)"),
+        FloatingPointError("the loss term 'experts' is nan at iteration 3"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_another_error_keeps_its_text(error, second_of_two):
+    with pytest.raises(type(error)) as caught:
+        fail_together(error)
+    assert caught.value is error
+
+
+def fail_together(error):
+    with processes.together():
+        raise error
+
+
+def test_alone_nothing_is_sent_to_anybody(monkeypatch):
+    monkeypatch.setattr(dist, "broadcast_object_list", fail_together)
+    assert processes.n_processes() == 1
+    assert processes.is_first_process()
+    assert processes.from_first(lambda: "mine") == "mine"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""Variants of `skvdd.VDDDistiller` that only ablations need (figure 3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from skvdd import VDDDistiller
+from skvdd.training import Fit, Stage
+
+
+class LowestLevel(VDDDistiller):
+    """VDD at the noise level ``noise_min`` alone."""
+
+    def _draw_levels(self, uniform: Tensor, progress: float | Tensor) -> Tensor:
+        return torch.full_like(uniform, self.noise_min)
+
+
+class HighestLevel(VDDDistiller):
+    """VDD at the noise level ``noise_max`` alone."""
+
+    def _draw_levels(self, uniform: Tensor, progress: float | Tensor) -> Tensor:
+        return torch.full_like(uniform, self.noise_max)
+
+
+class UniformGating(VDDDistiller):
+    """VDD whose gating is not learned: all experts are equally probable in every state."""
+
+    def _initialize(self, fit: Fit) -> None:
+        super()._initialize(fit)
+        fit.network.gating.requires_grad_(False)  # type: ignore[operator, union-attr]
+
+    def _stages(self, fit: Fit) -> Iterator[Stage]:
+        for stage in super()._stages(fit):
+            yield replace(stage, updates=[update for update in stage.updates if update.parameters])

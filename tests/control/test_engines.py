@@ -1,0 +1,80 @@
+"""Diffusion policies in ONNX Runtime: two small models and a loop, which gives what torch gives."""
+
+import numpy as np
+import onnx
+import pytest
+
+from skvdd.control import engines
+from skvdd.control.onnx import to_onnx
+from skvdd.control.runtime import SamplerLoop
+from skvdd.diffusion.samplers import SAMPLERS
+from tests.control.toys import WINDOW, first_action, make_data, observations, spread, windows
+from tests.estimators import small_teacher
+
+KINDS = {
+    "ve": {},
+    "vp": {"sde": "vp"},
+    "gpt": {"architecture": "gpt"},
+    "vp gpt": {"sde": "vp", "architecture": "gpt"},
+}
+
+
+@pytest.fixture(scope="module")
+def teachers():
+    return {
+        kind: small_teacher(window_size=WINDOW, **options).fit(*make_data())
+        for kind, options in KINDS.items()
+    }
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_sampler_can_be_deployed(kind, sampler, engine, teachers):
+    policy = teachers[kind].with_sampler(sampler, n_steps=5)
+    window = windows(observations())[0][None]
+    expected = policy.act(window, random_state=[np.random.RandomState(3)])[0]
+    found = first_action(policy.controller(engine, random_state=3))
+    # 1e-5 of the spread of the actions: float32 in another order of summation.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * spread(policy).max())
+
+
+def test_two_small_models_do_for_any_number_of_steps(teachers, monkeypatch):
+    few = teachers["ve"].with_sampler(n_steps=2).controller("onnx")._engine
+    monkeypatch.setattr(engines, "to_onnx", to_onnx)  # not those that are remembered
+    many = teachers["ve"].with_sampler(n_steps=64).controller("onnx")._engine
+    nodes = []
+    for engine in (few, many):
+        assert isinstance(engine, SamplerLoop)
+        models = [part._model for part in (engine.encode, engine.denoise)]
+        nodes.append([len(onnx.load_from_string(model).graph.node) for model in models])
+    assert nodes[0] == nodes[1]
+    assert max(nodes[0]) < 100  # one evaluation of a network of one layer
+    assert (len(few.sigmas), len(many.sigmas)) == (3, 65)
+
+
+def test_many_steps_give_what_torch_gives(teachers):
+    policy = teachers["ve"].with_sampler("euler_ancestral", n_steps=64)
+    window = windows(observations())[0][None]
+    expected = policy.act(window, random_state=[np.random.RandomState(3)])[0]
+    found = first_action(policy.controller("onnx", random_state=3))
+    # The errors of 64 steps, all in the same direction at worst.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * spread(policy).max())
+
+
+def test_chunks_of_a_diffusion_policy_come_whole():
+    X, y = make_data()
+    policy = small_teacher(window_size=WINDOW).fit(X, np.stack([y, y + 0.01, y - 0.02], axis=1))
+    window = windows(observations())[0][None]
+    expected = policy.act(window, random_state=[np.random.RandomState(3)])[0]
+    assert expected.shape == (3, 2)
+    found = first_action(policy.controller("torch", random_state=3))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * spread(policy).max())
+
+
+def test_what_is_deployed_is_what_was_learned(teachers):
+    """Parameters that are set after fit change nothing here either."""
+    policy = teachers["ve"].with_sampler()
+    before = first_action(policy.controller("onnx", random_state=0))
+    policy.set_params(n_steps=1, sampler="heun", noise_max=50.0, sde="vp")
+    np.testing.assert_array_equal(first_action(policy.controller("onnx", random_state=0)), before)
