@@ -283,7 +283,7 @@ def conduct(name: str, task: str, folder: Path, budget: str, n_seeds: int, jobs:
 
 
 def _share(task: Task, divisor: int) -> int:
-    """Return a share of a task's rollouts, equally many in every context and at least one."""
+    """Return a fraction of a task's rollouts, equally many in every context and at least one."""
     n_contexts = task.n_contexts or 1
     return n_contexts * max(1, task.n_rollouts // n_contexts // divisor)
 

@@ -77,8 +77,8 @@ def batch_rows(bench: Bench) -> Iterator[Row]:
         for n in BATCHES:
             with threads(1):
                 rate = n / time_calls(student.act, [states[:n]], 100).median
-            share = f"{100 * rate / limit:.2g} %"
-            yield name, f"{n:,}", f"{rate:,.0f}", f"{limit:,.0f}", share
+            fraction = f"{100 * rate / limit:.2g} %"
+            yield name, f"{n:,}", f"{rate:,.0f}", f"{limit:,.0f}", fraction
 
 
 def environment_rows(bench: Bench) -> Iterator[Row]:
@@ -139,7 +139,7 @@ SECTIONS = {
     ),
     "batches": Section(
         "Actions for many states at once: `act`, one thread",
-        ("policy", "states", "actions a second", "limit", "share of the limit"),
+        ("policy", "states", "actions a second", "limit", "fraction of the limit"),
         batch_rows,
     ),
     "environments": Section(

@@ -64,7 +64,7 @@ def sampling_rows(bench: Bench) -> Iterator[Row]:
 
 
 def _seconds_more(policy: Any, n: int, *data: Any, **fit_params: Any) -> float:
-    """Return the time of an iteration: a share of what so many more add to a fit."""
+    """Return the time of an iteration: the part of each in what so many more add to a fit."""
     seconds = []
     for n_iterations in (WARM_UP, WARM_UP, WARM_UP + n):  # the first fit makes what later ones use
         policy.set_params(max_iter=n_iterations, random_state=0)

@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from skvdd.training import Run
+from skvdd.training import threads as threads_of_fits
 
 N_CALLS = 1000  # of a function that is timed, unless it is too slow
 LONGEST = 4.0  # s, after which no more calls are begun
@@ -110,14 +111,16 @@ class Stopwatch:
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Let torch and NumPy use so many threads."""
-    before = torch.get_num_threads()
+    """Let torch and NumPy use so many threads, in fits of small networks too."""
+    before, small = torch.get_num_threads(), threads_of_fits.SMALL_WORK
     torch.set_num_threads(n)
+    threads_of_fits.SMALL_WORK = 0.0  # below it, a fit would take one
     try:
         with threadpool_limits(n):
             yield
     finally:
         torch.set_num_threads(before)
+        threads_of_fits.SMALL_WORK = small
 
 
 def time_calls(

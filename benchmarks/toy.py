@@ -119,7 +119,7 @@ RECIPE = {
 def divergences(
     task: Task, student: VDDDistiller, rng: np.random.RandomState, n: int = 200
 ) -> dict[str, float]:
-    """Return both divergences and the share of modes that have an expert's mass."""
+    """Return both divergences and the fraction of modes that have an expert's mass."""
     states = task.spread * np.linspace(-1, 1, 50)[:, None]
     tensor = torch.from_numpy(states)
     truth = task.mixture(tensor, torch.zeros(len(states), dtype=torch.float64))

@@ -100,6 +100,8 @@ def mathml(node, display=False):
     # docutils sets no space around the names of functions and knows \bigl, but not \big.
     source = re.sub(r"\\(log|ln)\b(?!\s*[(_^])", r"\,\\\1\,", node.astext())
     source = re.sub(r"\\(big|Big|bigg|Bigg)(?![a-zA-Z])", r"\\\1l", source)
+    # It would set the index of a letter with a bar below the letter.
+    source = re.sub(r"\\bar\{(\\?\w+)\}_(\w)", r"\\bar{\1_\2}", source)
     if display and r"\\" in source and r"\begin" not in source:
         source = rf"\begin{{aligned}}{source}\end{{aligned}}"
     try:

@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 
 Array = NDArray[np.float64]
 
-# A policy's region is where its density is highest and all but this share of its samples lie.
+# A policy's region is where its density is highest and all but this fraction of its samples lie.
 OUTSIDE = 0.01
 
 
@@ -49,7 +49,7 @@ class ShareEstimate(NamedTuple):
     Attributes
     ----------
     estimate : float
-        The share, from 0 to 1.
+        The fraction, from 0 to 1.
     standard_error : float
         Of the estimate, in the same unit.
 
@@ -347,8 +347,8 @@ def distillation_report(
     the reverse one, so that a small reverse and a large forward divergence mean dropped modes.
 
     Neither number tells how much is missed. *Coverage* does: a policy's region in a state is where
-    its density is at least the 1 % quantile of that of its own samples, and coverage is the share
-    of the teacher's samples in the student's region. *Precision* is the share of the student's
+    its density is at least the 1 % quantile of that of its own samples, and coverage is the
+    fraction of the teacher's samples in the student's region. *Precision* is that of the student's
     samples in the teacher's region. A student with one of two equal modes has coverage 0.5 and
     precision near 0.99; one spread evenly over twice the teacher's volume the reverse. Policies
     that are equal, with divergences of zero, have 0.99 for both, or ``1 - 1 / (n_samples + 1)``
@@ -448,7 +448,7 @@ def distillation_report(
 
 
 def _share_inside(log_density: Array, own: Array) -> ShareEstimate:
-    """Return the share of densities that reach the low quantile of a policy's own in the state."""
+    """Return the fraction of densities that reach the low quantile of a policy's own there."""
     # Weibull's plotting positions: a new sample of the policy falls below the k-th smallest of S
     # with probability k / (S + 1). NumPy's default would put 2.5 % outside for 64 samples.
     bound = np.quantile(own, OUTSIDE, axis=1, keepdims=True, method="weibull")

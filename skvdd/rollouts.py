@@ -79,7 +79,7 @@ def as_policy(policy: Any) -> Policy:
 
 @dataclass(frozen=True, eq=False)
 class ComposedPolicy:
-    """A policy that is asked in rows with names, or behind the earlier steps of a pipeline.
+    """A policy whose rows have names, or that is behind the earlier steps of a pipeline.
 
     Parameters
     ----------

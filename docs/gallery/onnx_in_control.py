@@ -25,8 +25,8 @@ policy.export_onnx(path)
 # The robot
 # ---------
 #
-# Units are inside the file: raw states go in, and gates, means and Cholesky factors in raw units
-# come out.
+# Normalization is inside the file: raw states go in, and gates, means and Cholesky factors in raw
+# units come out.
 import numpy as np  # noqa: E402
 import onnxruntime  # noqa: E402
 

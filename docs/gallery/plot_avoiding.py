@@ -43,7 +43,7 @@ plt.show()
 # What they decide
 # ----------------
 #
-# At the start of an episode and before the second row of obstacles. Grey is the density of the
+# At the start of an episode and before the second row of obstacles. Gray is the density of the
 # teacher, ellipses are the experts.
 episode = demonstrations.subset([0]).windows(window_size=5)[0]
 ExpertsDisplay.from_estimator(
@@ -70,7 +70,7 @@ for evaluation in evaluations.values():
     print(evaluation)
 
 # %%
-# The paths of the student, in the colours of the experts that decide:
+# The paths of the student, in the colors of the experts that decide:
 paths = TrajectoriesDisplay.from_evaluation(evaluations["VDD"], student)
 plt.show()
 

@@ -86,7 +86,7 @@ except RuntimeError as error:
     print(f"{error}; what is left: {sorted(path.name for path in folder.iterdir())}")
 
 # %%
-# The same call goes on from the file, in this process or in another, and ends with the bits of a
+# The same call resumes from the file, in this process or in another, and ends with the bits of a
 # training that was never cut short. Then the file is removed.
 policy.fit(states[train], actions[train])
 print(f"{policy.n_iter_} iterations; what is left: {[path.name for path in folder.iterdir()]}")

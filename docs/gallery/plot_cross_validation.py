@@ -4,7 +4,7 @@ Cross-validation that leaks nothing
 ===================================
 
 A held-out score should say how a policy does on episodes that it has never seen. Two things may
-have seen them all the same: neighbouring rows of the same episode in the training fold, and a
+have seen them all the same: neighboring rows of the same episode in the training fold, and a
 teacher that was trained on everything. This example does it wrong in both ways, and then right.
 
 The script takes about a minute and a half on one core.
@@ -33,7 +33,7 @@ small = {"window_size": 2, "hidden_size": 32, "batch_size": 256, "learning_rate"
 # -------------------
 #
 # ``windows`` returns a third array, the number of the episode of each row. ``KFold`` on shuffled
-# rows tests a policy on the rows between those that it has learnt from; ``GroupKFold`` keeps
+# rows tests a policy on the rows between those that it has learned from; ``GroupKFold`` keeps
 # episodes whole.
 policy = GaussianMoEPolicy(4, max_iter=300, random_state=0, **small)
 by_episode = {"groups": groups, "cv": GroupKFold(3, shuffle=True, random_state=0)}

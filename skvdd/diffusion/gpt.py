@@ -58,9 +58,9 @@ class GPTDenoiser(Denoiser):
     >>> import torch
     >>> from skvdd import DiffusionPolicy
     >>> states = actions = torch.linspace(-1, 1, 20)[:, None].numpy()
-    >>> policy = DiffusionPolicy(
-    ...     architecture="gpt", max_iter=1, hidden_size=8, n_layers=1, n_heads=2
-    ... ).fit(states, actions)
+    >>> policy = DiffusionPolicy(architecture="gpt", max_iter=1, hidden_size=8, n_layers=1).fit(
+    ...     states, actions
+    ... )
     >>> network = policy.network_
     >>> type(network).__name__
     'GPTDenoiser'

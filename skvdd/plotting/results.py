@@ -38,7 +38,7 @@ BAR_COLOR = EXPERT_COLORS[0]
 class BehaviorDisplay:
     """How often each behavior is shown: demonstrations and policies below each other.
 
-    It is recommended to use `from_estimator` or `from_evaluations`. A bar is the share of all
+    It is recommended to use `from_estimator` or `from_evaluations`. A bar is the fraction of all
     episodes that succeeded with this behavior, so that the bars of a panel add up to the success
     rate; the dotted line is where all would be if every behavior were as frequent.
 

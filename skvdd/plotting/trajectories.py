@@ -304,7 +304,7 @@ class TrajectoriesDisplay:
         return 1 + max(int(experts.max()) for experts in self.experts or ())
 
     def _shares(self) -> Array:
-        """Return the share of decisions at which each expert is the most likely one, (K,)."""
+        """Return the fraction of decisions at which each expert is the most likely one, (K,)."""
         counts = np.bincount(np.concatenate(self.experts or ()), minlength=self._count_experts())
         return counts / counts.sum()
 

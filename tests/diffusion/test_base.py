@@ -299,7 +299,7 @@ KINDS = [{}, {"sde": "vp"}, {"architecture": "gpt"}, {"window_size": 3}]
 @pytest.fixture(scope="module", params=KINDS, ids=str)
 def chunked(request):
     """Fitted to chunks; tests must not change it."""
-    return tiny(**request.param).fit(*make_chunks())
+    return tiny(hidden_size=16, **request.param).fit(*make_chunks())
 
 
 def test_chunks_come_back_as_chunks(chunked):
