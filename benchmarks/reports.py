@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks import published
 from benchmarks.figures import Summary, dot_plot, grouped_dot_plot, line_plot, save, summarize
 from benchmarks.methods import METHODS, Plan, candidate_name
-from benchmarks.runs import machine, write
+from benchmarks.runs import CORE, machine, write
 from skvdd.evaluation import evaluate_policy, time_action
 from skvdd.plotting import TrajectoriesDisplay
 
@@ -220,9 +220,9 @@ def trajectories(plan: Plan, name: str, title: str, records: Records) -> str:
 
 
 def _measured(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what was measured before, or measure it now and keep it."""
-    if not path.is_file():
-        write(path, json.dumps({"rows": measure(), **machine()}, indent=1) + "\n")
+    """Return what was measured with the present core before, or measure it now and keep it."""
+    if not path.is_file() or json.loads(path.read_text()).get("core") != CORE:
+        write(path, json.dumps({"rows": measure(), "core": CORE, **machine()}, indent=1) + "\n")
     return json.loads(path.read_text())["rows"]
 
 

@@ -314,12 +314,14 @@ def parameters(rng: Rng) -> None:
     estimator = choose(rng, make_estimators()).set_params(**small)
     if estimator.get_params().get("architecture") == "gpt":
         estimator.set_params(n_layers=1)
+    if hasattr(estimator, "init_iter"):
+        estimator.set_params(init_iter=1)
     n = rng.randint(1, 7)
     X, _ = odd_array(rng, n, 2, NAMES) if rng.randint(2) else (rng.standard_normal((n, 2)), True)
     y, _ = odd_array(rng, n, 2, NAMES) if rng.randint(2) else (rng.standard_normal((n, 2)), True)
     own = sorted(set(estimator.get_params(deep=False)) - {"teacher"})  # None trains a large one
     # Sizes that are allowed, but of which no memory and no time is enough, are left out.
-    modest = [v for v in ODD_VALUES if not (isinstance(v, int) and v > 255)]
+    modest = [v for v in ODD_VALUES if not (isinstance(v, int) and v > 64)]
     if rng.randint(2):
         estimator.set_params(**{choose(rng, own): choose(rng, modest)})
     estimator.fit(X, y)

@@ -10,7 +10,7 @@ from abc import ABCMeta, abstractmethod
 from numbers import Integral
 from typing import Any, ClassVar
 
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from torch import nn
 
 from skvdd._sklearn import Interval
@@ -146,7 +146,7 @@ def make_encoder(encoder: str | Encoder, hidden_size: int, n_layers: int) -> Enc
     """
     if isinstance(encoder, str):
         return ENCODERS[encoder](hidden_size, n_layers)
-    return encoder.__class__(**encoder.get_params(deep=False))
+    return clone(encoder)
 
 
 def check_heads(hidden_size: int, n_heads: int, network: str) -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import runs
+from benchmarks import reports, runs
 from benchmarks.figures import summarize
 from benchmarks.methods import METHODS, TASKS, Plan, candidate_name
 from benchmarks.paper import EXPERIMENTS
-from benchmarks.reports import comparison, search
+from benchmarks.reports import _measured, comparison, search
 from benchmarks.runs import Run, Training, execute
 from benchmarks.variants import HighestLevel, LowestLevel, UniformGating
 from skvdd import GaussianMoEPolicy, VDDDistiller
@@ -180,6 +180,14 @@ def test_a_table_of_a_task_that_the_paper_does_not_have_has_our_figures_alone(tm
     table = comparison(plan, "table2", "Table 2", records(["EM"], [0.9]))
     assert "paper" not in table
     assert "| EM | 0.900 | 0.500 |" in table
+
+
+def test_what_was_measured_is_measured_again_with_another_core(tmp_path, monkeypatch):
+    numbers = count()
+    found = [_measured(tmp_path / "t.json", lambda: {"a": next(numbers)}) for _ in range(2)]
+    monkeypatch.setattr(reports, "CORE", -1)
+    found.append(_measured(tmp_path / "t.json", lambda: {"a": next(numbers)}))
+    assert found == [{"a": 0}, {"a": 0}, {"a": 1}]
 
 
 def test_the_search_keeps_the_best_candidate_of_each_method(tmp_path):

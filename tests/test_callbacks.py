@@ -276,6 +276,17 @@ def test_a_monitor_in_a_pipeline_rolls_the_whole_of_it_out(search, walked, monke
     np.testing.assert_array_equal(seen[-1], pipeline.predict(X))
 
 
+def test_pipelines_in_pipelines_are_measured_as_a_whole(data):
+    X, y = far_away(data)
+    for policy in (mixture(max_iter=4), small_teacher(window_size=2, max_iter=4)):
+        stopping = EarlyStopping(X[40:], y[40:], every=2, keep_best=False)
+        inner = make_pipeline(StandardScaler(), policy.set_callbacks(stopping))
+        whole = make_pipeline(MinMaxScaler(), "passthrough", inner).fit(X[:40], y[:40])
+        X_inner = inner[0].transform(whole[0].transform(X[40:]))
+        score = getattr(policy, "denoising_score", policy.score)(X_inner, y[40:])
+        assert policy.history_[-1]["held_out_score"] == score
+
+
 def test_a_policy_that_is_no_last_step_of_a_pipeline_is_measured_alone(data):
     X, y = data
     seen = []
@@ -418,6 +429,16 @@ def test_the_log_of_a_student_has_no_rows_of_its_teacher(data, tmp_path):
     assert os.listdir(tmp_path) == ["log.csv"]
 
 
+@pytest.fixture
+def tensorboard(monkeypatch):
+    """Files of the same second are read in the order of their names, which end in a count."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer import event_file_writer
+
+    counter = event_file_writer.AtomicCounter(1000)
+    monkeypatch.setattr(event_file_writer, "_global_uid", counter)
+
+
 def scalars(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -430,8 +451,7 @@ def scalars(folder):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
-def test_tensorboard_reads_the_history(data, tmp_path):
-    pytest.importorskip("tensorboard")
+def test_tensorboard_reads_the_history(data, tensorboard, tmp_path):
     X, y = data
     teacher = small_teacher(window_size=2).fit(X, y)
     student = VDDDistiller(n_experts=2, init_iter=5, window_size=2, **SMALL)
@@ -449,8 +469,7 @@ def test_tensorboard_reads_the_history(data, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
-def test_tensorboard_shows_the_rows_of_the_last_fit_alone(data, tmp_path):
-    pytest.importorskip("tensorboard")
+def test_tensorboard_shows_the_rows_of_the_last_fit_alone(data, tensorboard, tmp_path):
     X, y = data
     policy = mixture(max_iter=6).set_callbacks(
         EarlyStopping(X, y, metric=peak(3), patience=1000), TensorBoardLogger(tmp_path)
@@ -474,8 +493,7 @@ def test_tensorboard_shows_the_rows_of_the_last_fit_alone(data, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
 @pytest.mark.parametrize("logger_first", [False, True])
-def test_tensorboard_reads_a_resumed_fit_as_one(logger_first, data, tmp_path):
-    pytest.importorskip("tensorboard")
+def test_tensorboard_reads_a_resumed_fit_as_one(logger_first, data, tensorboard, tmp_path):
     X, y = data
     made = {"broken": False}
 

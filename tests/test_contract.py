@@ -29,7 +29,11 @@ from skvdd.mixture.base import BaseMixturePolicy
 from tests.estimators import ask, judgement, label, make_estimators, methods, type_name
 
 every_estimator = pytest.mark.parametrize("estimator", make_estimators(), ids=label)
-every_windowed = pytest.mark.parametrize("estimator", make_estimators(window_size=2), ids=label)
+every_windowed = pytest.mark.parametrize(
+    "estimator", make_estimators(window_size=2, max_iter=4), ids=label
+)
+# Where something has to be learned.
+every_trained = pytest.mark.parametrize("estimator", make_estimators(window_size=2), ids=label)
 every_density = pytest.mark.parametrize(
     "estimator", [e for e in make_estimators() if hasattr(e, "log_prob")], ids=label
 )
@@ -41,7 +45,7 @@ def every_method(*without):
         ("estimator", "method"),
         [
             pytest.param(estimator, method, id=f"{label(estimator)}-{method}")
-            for estimator in make_estimators(window_size=2)
+            for estimator in make_estimators(window_size=2, max_iter=4)
             for method in methods(estimator)
             if method not in without
         ],
@@ -112,6 +116,7 @@ def test_a_window_and_its_flat_row_are_the_same_decision(estimator, two_ways):
     X, y = two_ways
     flat = X.reshape(60, 6)
     from_windows, from_rows = fitted(estimator, X, y), fitted(estimator, flat, y)
+    X, flat, y = X[:16], flat[:16], y[:16]
     for method in methods(estimator):
         expected = ask(from_windows, method, X, y)
         np.testing.assert_array_equal(ask(from_rows, method, X, y), expected)
@@ -135,7 +140,7 @@ def test_chunks_of_actions_come_back_as_chunks(estimator, two_ways, tmp_path):
     assert policy.sample(X).shape == policy.predict(X).shape == policy.act(X).shape == (60, 3, 2)
     assert policy.sample(X, n_samples=4).shape == (60, 4, 3, 2)
     if hasattr(policy, "log_prob"):
-        assert ask(policy, "log_prob", X, y).shape == (60,)
+        assert ask(policy, "log_prob", X[:8], y[:8]).shape == (8,)
     if hasattr(policy, "denoise"):
         assert policy.denoise(X, y, 0.5).shape == policy.score_function(X, y, 0.5).shape == y.shape
     policy.save(tmp_path / "policy.safetensors")
@@ -144,8 +149,9 @@ def test_chunks_of_actions_come_back_as_chunks(estimator, two_ways, tmp_path):
     controller = policy.controller("torch", random_state=0)
     controller.reset()
     assert controller.act(X[0, 0]).shape == (3, 2)
+    few = X[:8], y[:8]
     for method in methods(policy):
-        np.testing.assert_array_equal(ask(again, method, X, y), ask(policy, method, X, y))
+        np.testing.assert_array_equal(ask(again, method, *few), ask(policy, method, *few))
 
 
 @every_windowed
@@ -163,10 +169,11 @@ def test_a_chunk_of_one_action_is_an_action(estimator, two_ways):
 @every_density
 def test_the_density_of_a_chunk_is_that_of_all_its_numbers(estimator, two_ways):
     X, y = chunks(two_ways[0][:, -1], two_ways[1])
-    policy = fitted(estimator, X, y)
+    policy, scaled = fitted(estimator, X, y), fitted(estimator, X, 8 * y)
+    X, y = X[:8], y[:8]
     # Each of six numbers is eight times as large: the density changes by the Jacobian alone.
     expected = ask(policy, "log_prob", X, y) - 6 * np.log(8)
-    found = ask(fitted(estimator, X, 8 * y), "log_prob", X, 8 * y)
+    found = ask(scaled, "log_prob", X, 8 * y)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     if hasattr(policy, "experts"):
         density = sum(
@@ -252,7 +259,7 @@ def test_the_seed_decides_the_fit_and_nothing_else_does(estimator, two_ways):
     assert np.abs(other.predict(X) - first).max() > 1e-6
 
 
-@every_windowed
+@every_trained
 def test_samples_vary_and_repeat_with_the_seed(estimator, two_ways):
     X, y = two_ways
     policy = fitted(estimator, X, y)
@@ -325,8 +332,12 @@ def test_the_density_of_one_dimensional_actions_integrates_to_one(estimator, two
     # that the density at noise_max can be read off.
     of_noise = estimator.get_params().get("sde") == "vp"
     policy = clone(estimator).set_params(max_iter=400 if of_noise else 60)
+    n_points = 1201
+    if hasattr(policy, "denoising_score"):  # wide enough for fewer points, each of which is slow
+        policy.set_params(noise_min=0.1)
+        n_points = 401
     policy.fit(X[:, -1], y[:, 0])
-    grid = np.linspace(-12, 12, 1201)
+    grid = np.linspace(-12, 12, n_points)
     rows = np.repeat(X[:2, -1], len(grid), axis=0)
     density = np.exp(policy.log_prob(rows, np.tile(grid, 2))).reshape(2, -1)
     np.testing.assert_allclose(
@@ -392,7 +403,7 @@ def test_data_frames_lists_and_other_layouts_are_welcome(estimator, two_ways):
 
 
 @every_windowed
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64])
 def test_tensors_of_any_type_are_welcome(estimator, dtype, two_ways):
     X, y = (torch.from_numpy(4 * values).to(dtype) for values in two_ways)
     numbers = [values.to(torch.float64).numpy() for values in (X, y)]
@@ -454,7 +465,7 @@ def test_mappings_and_data_sets_are_refused_with_the_way_out(estimator, wrap, tw
 # -- training -------------------------------------------------------------------------------------
 
 
-@every_windowed
+@every_trained
 def test_the_history_is_a_list_of_plain_rows(estimator, two_ways):
     policy = fitted(estimator, *two_ways)
     assert policy.n_iter_ == 20
@@ -465,7 +476,7 @@ def test_the_history_is_a_list_of_plain_rows(estimator, two_ways):
     assert policy.history_[-1]["iteration"] == 20
 
 
-@every_windowed
+@every_trained
 def test_a_warm_start_continues_from_what_was_learned(estimator, two_ways):
     X, y = two_ways
     policy = clone(estimator).set_params(warm_start=True).fit(X, y)
@@ -490,7 +501,7 @@ def test_a_warm_start_refuses_data_of_another_shape(estimator, two_ways):
         policy.fit(X[:, :, :2], y)
 
 
-@every_windowed
+@every_trained
 def test_noise_on_the_states_and_averaging_change_what_is_learned(estimator, two_ways):
     X, y = two_ways
     plain = clone(estimator).set_params(state_noise=0.0, ema_decay=0.0).fit(X, y).predict(X)
@@ -703,15 +714,16 @@ def is_finite_or_refused(name, call):
 @every_windowed
 @pytest.mark.parametrize("value", LARGEST)
 def test_the_largest_numbers_give_a_finite_answer_or_are_named(estimator, value, two_ways):
-    X, y = (values.copy() for values in two_ways)
     policy = fitted(estimator, *two_ways)
+    two_ways = [values[:16] for values in two_ways]
+    X, y = (values.copy() for values in two_ways)
     X[3, 1, 2] = y[5, 1] = value
     for method in methods(policy):
         asked = partial(ask, policy, method)
         assert is_finite_or_refused("X", partial(asked, X, two_ways[1])), method
     judged = partial(ask, policy, judgement(policy))
     assert is_finite_or_refused("y", partial(judged, two_ways[0], y))
-    new = clone(estimator).set_params(max_iter=2)
+    new = clone(estimator)
     for name, given in (("X", (X, two_ways[1])), ("y", (two_ways[0], y))):
         assert is_finite_or_refused(name, lambda given=given: new.fit(*given).predict(given[0]))
 

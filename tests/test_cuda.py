@@ -9,7 +9,7 @@ import torch
 from sklearn.base import clone
 
 import skvdd
-from skvdd.training import REPORTS
+from skvdd.training.loop import REPORTS
 from tests.estimators import ask, judgement, label, make_estimators, methods
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -59,6 +59,29 @@ def test_training_waits_for_the_gpu_only_where_it_reports(estimator, two_ways):
     assert more <= 0.1 * n_iterations
 
 
+@every
+def test_tensors_on_the_gpu_are_welcome(estimator, two_ways):
+    X, y = two_ways
+    there = [torch.from_numpy(values).cuda() for values in two_ways]
+    policy, expected = clone(estimator).fit(*there), clone(estimator).fit(X, y)
+    for method in methods(policy):
+        np.testing.assert_array_equal(ask(policy, method, *there), ask(expected, method, X, y))
+
+
+@every
+def test_the_gpu_s_generator_and_default_device_are_left_alone(estimator, two_ways):
+    X, y = two_ways
+    expected = clone(estimator).fit(X, y).predict(X)
+    torch.cuda.manual_seed(7)
+    before = torch.cuda.get_rng_state()
+    with torch.device("cuda"):
+        policy = clone(estimator).fit(X, y)
+        np.testing.assert_array_equal(policy.predict(X), expected)
+        for method in methods(policy):
+            ask(policy, method, X, y)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
 def count_waits(function):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -73,7 +96,7 @@ def count_waits(function):
 @every
 def test_a_replayed_fit_is_that_of_single_calls(estimator, two_ways, monkeypatch):
     replayed = weights(clone(estimator).fit(*two_ways))
-    monkeypatch.setattr("skvdd.replay.EAGER_CALLS", 10**9)
+    monkeypatch.setattr("skvdd.training.replay.EAGER_CALLS", 10**9)
     single = weights(clone(estimator).fit(*two_ways))
     for name in replayed:
         np.testing.assert_allclose(replayed[name], single[name], rtol=1e-5, atol=1e-6, err_msg=name)

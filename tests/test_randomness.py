@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from skvdd import VDDDistiller
 from skvdd.randomness import (
     as_random_state,
     draw_seed,
@@ -17,6 +18,7 @@ from skvdd.randomness import (
     row_noise,
     seeded_network,
 )
+from tests.estimators import SMALL, small_teacher
 
 
 def refused(message):
@@ -192,22 +194,30 @@ def test_the_default_type_does_not_matter_and_is_put_back():
     assert torch.equal(weights(network), expected)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_generators_of_others_are_left_alone(fails, monkeypatch):
-    """Of torch on every device, of NumPy and of Python."""
+@pytest.fixture
+def seedings(monkeypatch):
+    """Calls of what seeds the generators of all devices; none of them seeds anything."""
     called = []
-    for module, name in (
+    names = ["manual_seed", "manual_seed_all", "seed", "seed_all"]
+    names += ["set_rng_state", "set_rng_state_all"]
+    for module, name in [
+        *((torch.cuda, n) for n in names),
         (torch, "manual_seed"),
         (torch, "seed"),
-        (torch.cuda, "manual_seed"),
-        (torch.cuda, "manual_seed_all"),
-        (torch.cuda, "seed"),
-        (torch.cuda, "seed_all"),
-        (torch.cuda, "set_rng_state"),
-        (torch.cuda, "set_rng_state_all"),
-    ):
+    ]:
         monkeypatch.setattr(module, name, lambda *arguments, name=name: called.append(name))
-    before = [torch.get_rng_state().numpy(), random.getstate(), np.random.get_state()]  # noqa: NPY002
+    return called
+
+
+def states_of_generators():
+    """Of torch, Python and NumPy, as one value."""
+    states = [torch.get_rng_state().numpy(), random.getstate(), np.random.get_state()]  # noqa: NPY002
+    return pickle.dumps(states)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_generators_of_others_are_left_alone(fails, seedings):
+    before = states_of_generators()
 
     def built():
         network = build()
@@ -220,10 +230,19 @@ def test_the_generators_of_others_are_left_alone(fails, monkeypatch):
             seeded_network(built, 3)
     else:
         seeded_network(built, 3)
-    after = [torch.get_rng_state().numpy(), random.getstate(), np.random.get_state()]  # noqa: NPY002
-    assert called == []
-    assert pickle.dumps(after) == pickle.dumps(before)
+    assert seedings == []
+    assert states_of_generators() == before
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_whole_fit_leaves_the_generators_of_others_alone(seedings, two_ways):
+    before = states_of_generators()
+    teacher = small_teacher(window_size=2, max_iter=2)
+    student = VDDDistiller(teacher, n_experts=2, window_size=2, init_iter=2, **SMALL)
+    student.set_params(max_iter=2).fit(*two_ways)
+    student.teacher_.log_prob(*two_ways, tolerance=100.0)
+    assert seedings == []
+    assert states_of_generators() == before
 
 
 def test_threads_do_not_mix_their_numbers():

@@ -93,13 +93,10 @@ def assert_same(again, policy, kind, folder, *, whole=True):
     """Assert that two policies answer alike: methods, control, and what is exported."""
     X, y = make_data(9, seed=1)
     y = shaped(y, kind)
-    diffuses = hasattr(policy, "denoising_score")
     for method in methods(policy) if whole else ["sample", "predict"]:
-        # Few steps of the ODE are as good: the same bits are asked for.
-        options = {"tolerance": 1.0} if diffuses and method == "log_prob" else {}
-        expected = ask(policy, method, X, y, **options)
-        np.testing.assert_array_equal(ask(again, method, X, y, **options), expected, method)
-    score = "denoising_score" if diffuses else "score"
+        expected = ask(policy, method, X, y)
+        np.testing.assert_array_equal(ask(again, method, X, y), expected, method)
+    score = "denoising_score" if hasattr(policy, "denoising_score") else "score"
     assert getattr(again, score)(X, y) == getattr(policy, score)(X, y)
     assert again.history_ == policy.history_
     assert again.n_iter_ == policy.n_iter_
@@ -152,19 +149,19 @@ def test_a_policy_that_was_stored_answers_and_continues_as_one_that_was_not(
     check_learned(stored)
 
 
-def test_an_exported_file_is_that_of_the_policy_that_was_not_stored(teacher, tmp_path):
+def test_a_stored_policy_is_exported_as_the_one_that_was_not_stored(teacher, tmp_path):
     """Of one policy, since it takes seconds; the graphs of all are compared above."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     never, _ = fitted("VDDDistiller", teacher)
     stored = through_pickle(through_a_file(never, tmp_path), tmp_path)
-    answers = []
-    for policy in (never, stored):
-        policy.export_onnx(tmp_path / "policy.onnx")
-        session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
-        answers.append(session.run(None, {"states": make_data(5, seed=2)[0]}))
-    for one, other in zip(*answers, strict=True):
-        np.testing.assert_array_equal(one, other)
+    stored.export_onnx(tmp_path / "policy.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    X, _ = make_data(5, seed=2)
+    gates, means, _ = session.run(None, {"states": X})
+    # Float32 kernels of another library; actions are of the order of ten.
+    np.testing.assert_allclose(gates, never.gating(X), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(means, never.experts(X)[0], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -310,17 +307,28 @@ def test_an_unfitted_policy_pickles_with_its_parameters():
         assert again.device == "cuda:7"  # which `fit` refuses by name
 
 
-def test_a_pickle_leaves_the_policy_where_it_is(teacher):
-    """Tensors on a GPU are copied to the CPU for a pickle; the policy keeps its own."""
-    network = teacher.network_
-    before = [parameter.data_ptr() for parameter in network.parameters()]
-    state = teacher.__getstate__()
-    assert state["network_"] is network  # on a CPU nothing is copied
-    moved = GaussianMoEPolicy(2, **TINY).fit(*make_data())
-    moved.network_.to("meta")  # stands for a GPU
-    with pytest.raises(NotImplementedError, match="meta"):  # which has nothing to be copied
-        moved.__getstate__()
-    assert [parameter.data_ptr() for parameter in teacher.network_.parameters()] == before
+class OnGPU:
+    """The least of a network on a GPU: it can be copied, and moved."""
+
+    device = torch.device("cuda")
+
+    def parameters(self):
+        return [self]
+
+    def __deepcopy__(self, memo):
+        return OnGPU()
+
+    def cpu(self):
+        self.device = torch.device("cpu")
+        return self
+
+
+def test_a_pickle_leaves_the_network_where_it_is(teacher):
+    assert teacher.__getstate__()["network_"] is teacher.network_  # on a CPU nothing is copied
+    policy = copy.copy(teacher)
+    policy.network_ = OnGPU()
+    assert policy.__getstate__()["network_"].device.type == "cpu"
+    assert policy.network_.device.type == "cuda"
 
 
 def test_copies_of_a_policy_are_whole(teacher):

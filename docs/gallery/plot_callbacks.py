@@ -59,7 +59,7 @@ policy = GaussianMoEPolicy(
 #
 # Suppose that the machine fails. The checkpoint stays behind.
 class PowerCut:
-    """A callback of scikit-learn's protocol: it ends the first fit after 500 iterations."""
+    """A callback of scikit-learn's protocol: it ends the first fit after 300 iterations."""
 
     happened = False
 
@@ -71,7 +71,7 @@ class PowerCut:
 
     def on_fit_task_end(self, estimator, context, *, metadata=None):
         row = (metadata or {}).get("row", {"iteration": 0})
-        if row["iteration"] >= 500 and not self.happened:
+        if row["iteration"] >= 300 and not self.happened:
             self.happened = True
             raise RuntimeError("the power is gone")
 

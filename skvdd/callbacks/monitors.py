@@ -39,14 +39,18 @@ class _Monitor(Callback):
         """Return the score of a fitted policy, or of the pipeline that ends in it."""
 
     def _open(self, estimator: Any, context: CallbackContext) -> Any:
-        """Remember the steps of the pipeline that the policy is fitted in, those before fitted."""
-        pipeline = enclosing_pipeline(estimator)
-        return None if pipeline is None else list(pipeline.steps)
+        """Remember the steps of the pipelines that the policy is fitted in, the innermost first."""
+        steps, inner = [], estimator
+        while (pipeline := enclosing_pipeline(inner)) is not None:
+            steps.append(list(pipeline.steps))
+            inner = pipeline
+        return steps
 
     def _whole(self, estimator: Any, policy: Any) -> Any:
         """Return what takes raw observations: the policy, or its pipeline as it stands."""
-        steps = self._record(estimator)
-        return policy if steps is None else Pipeline([*steps[:-1], (steps[-1][0], policy)])
+        for *before, (name, _) in self._record(estimator):
+            policy = Pipeline([*before, (name, policy)])
+        return policy
 
     def on_fit_task_end(
         self,
@@ -167,11 +171,11 @@ class EarlyStopping(_Monitor):
     def _measure(self, policy: Any) -> float:
         if self.metric is not None:
             return self.metric(policy, self.X, self.y)
-        last = policy[-1] if isinstance(policy, Pipeline) else policy
-        if not hasattr(last, "denoising_score"):
-            return policy.score(self.X, self.y)
-        X = policy[:-1].transform(self.X) if isinstance(policy, Pipeline) else self.X
-        return last.denoising_score(X, self.y)
+        X, last = self.X, policy
+        while isinstance(last, Pipeline):
+            X = last[:-1].transform(X) if len(last) > 1 else X
+            last = last[-1]
+        return getattr(last, "denoising_score", last.score)(X, self.y)
 
 
 class RolloutMonitor(_Monitor):

@@ -84,7 +84,9 @@ def build_encoder(encoder: BuildsEncoder, layout: RowLayout) -> tuple[nn.Module,
     except RuntimeError as error:  # which torch raises for shapes that do not fit
         raise ValueError(f"{rule}: two rows raised {error}.") from error
     module.train(training)
-    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
-        came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+    if came[:1] != (2,) or len(came) != 2 or came[1] == 0:
         raise ValueError(f"{rule}: two rows gave {came}.")
+    if features.dtype != torch.float32:
+        raise ValueError(f"{rule} in float32: two rows gave {features.dtype}.")
     return module, features.shape[1]

@@ -47,10 +47,10 @@ def policies():
     fitted = {
         label(policy): policy.fit(*make_data()) for policy in make_estimators(window_size=WINDOW)
     }
-    # Whole samplers of few steps are exported faster. Two have noise between them.
+    # Whole samplers of few steps are exported faster; two have noise between them.
     for name, policy in fitted.items():
         if isinstance(policy, DiffusionPolicy):
-            fitted[name] = policy.with_sampler(n_steps=1 if "gpt" in name else 2)
+            fitted[name] = policy.with_sampler(n_steps=2 if name == "DiffusionPolicy" else 1)
     return fitted
 
 

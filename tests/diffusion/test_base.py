@@ -15,7 +15,7 @@ from skvdd.diffusion.samplers import SAMPLERS
 from skvdd.encoders import MLPEncoder
 
 NOISE = 0.1  # standard deviation of the toy's actions around each of its two modes
-COARSE = 1.0  # tolerance of a log-density that is compared with itself
+COARSE = 100.0  # tolerance of a log-density that is compared with itself
 
 
 def refused(message):
@@ -264,12 +264,12 @@ def test_a_tolerance_of_log_densities_is_positive(fitted, tolerance):
 def test_above_some_dimensions_the_density_is_an_estimate_that_repeats_with_the_seed(monkeypatch):
     X, y = np.random.RandomState(0).standard_normal((2, 20, 3))
     policy = tiny(max_iter=50).fit(X, y)
-    exact = policy.log_prob(X[:4], y[:4], tolerance=COARSE)
+    exact = policy.log_prob(X[:4], y[:4], tolerance=1.0)
     monkeypatch.setattr("skvdd.diffusion.likelihood.EXACT_DIMENSIONS", 2)
     monkeypatch.setattr("skvdd.diffusion.likelihood.PROBES", 3)
 
     def estimate(**options):
-        return policy.log_prob(X[:4], y[:4], tolerance=COARSE, **options)
+        return policy.log_prob(X[:4], y[:4], tolerance=1.0, **options)
 
     first = estimate()
     np.testing.assert_array_equal(estimate(random_state=0), first)

@@ -77,7 +77,7 @@ def errors(mixture, actions, n_steps, noise_max=NOISE_MAX):
 
 @pytest.mark.parametrize("mixture", [GAUSSIAN, TWO_MODES], ids=["gaussian", "mixture"])
 def test_the_flow_gives_the_closed_form_of_the_density(mixture):
-    assert errors(mixture, typical(mixture), n_steps=200).max() < 1e-3
+    assert errors(mixture, typical(mixture), n_steps=120).max() < 1e-3
 
 
 def test_the_error_falls_with_the_number_of_steps():
@@ -90,7 +90,7 @@ def test_the_steps_are_of_fourth_order():
     """Against a fine solution of the same flow, so that the end of the flow does not count."""
     # A mixture: the divergence of a Gaussian's flow is the same everywhere.
     denoise, actions = denoiser(TWO_MODES), typical(TWO_MODES)
-    exact = flow_log_prob(denoise, actions, NOISE_MIN, NOISE_MAX, 400)
+    exact = flow_log_prob(denoise, actions, NOISE_MIN, NOISE_MAX, 250)
     coarse, fine = (
         (flow_log_prob(denoise, actions, NOISE_MIN, NOISE_MAX, n) - exact).abs().max().item()
         for n in (50, 100)
@@ -104,7 +104,7 @@ def test_gaussian_actions_leave_no_error_at_a_high_last_level(noise_max, shift):
     """Correlated, and not centered: in a given state actions are not, however standardized."""
     aside = GaussianMixture(GAUSSIAN.log_gate, GAUSSIAN.mean + shift, GAUSSIAN.scale_tril)
     # What is left is the cubature's: sixth powers of data variance over noise variance.
-    assert errors(aside, typical(aside), 200, noise_max).max() < 1e-5
+    assert errors(aside, typical(aside), 100, noise_max).max() < 1e-5
 
 
 def test_standard_normal_actions_leave_no_error_at_any_highest_level():
@@ -113,7 +113,7 @@ def test_standard_normal_actions_leave_no_error_at_any_highest_level():
         torch.zeros(1, 1, 2, dtype=torch.float64),
         torch.eye(2, dtype=torch.float64)[None, None],
     )
-    assert errors(standard, points(), n_steps=100, noise_max=1.0).max() < 1e-7
+    assert errors(standard, points(), n_steps=60, noise_max=1.0).max() < 1e-7
 
 
 @pytest.mark.parametrize("noise_max", [1.0, 80.0])

@@ -8,7 +8,9 @@ from skvdd import VDDDistiller
 from skvdd.distillation import algorithm
 from skvdd.distillation.algorithm import noise_levels
 from skvdd.distillation.vdd import gating_loss
+from skvdd.mixture.em import em_loss
 from skvdd.nn import gaussian_mixture as gm
+from tests.distillation.toys import OwnTeacher
 from tests.estimators import SMALL
 
 # -- noise levels ---------------------------------------------------------------------------------
@@ -108,6 +110,49 @@ def test_experts_move_the_encoder_and_the_gating_does_not(objective, encoder, te
     experts, gating = ({chosen[id(p)] for p in u.parameters} for u in steps.updates(2))
     assert experts == {"trunk", "output"} | own
     assert gating == {"gating"}
+
+
+def test_the_gating_does_not_shape_the_features_before_distillation_either(teacher, two_ways):
+    network = steps_of(*two_ways, teacher, encoder="mlp").network
+    X, y = two_ways
+    rows = network.row_normalization(torch.tensor(X).flatten(1))
+    actions = network.action_normalization(torch.tensor(y))
+    halves = em_loss(network(rows), actions)
+    for half, reaches in ((halves.experts, True), (halves.gating, False)):
+        gradients = torch.autograd.grad(
+            half, network.encoder.parameters(), retain_graph=True, allow_unused=True
+        )
+        assert any(gradient is not None for gradient in gradients) == reaches
+
+
+@pytest.mark.parametrize("objective", ["smoothed", "published"])
+def test_the_teacher_is_asked_where_the_objective_needs_its_score(objective, two_ways):
+    """At draws of the experts, with noise of the level where the objective is smoothed."""
+    asked = []
+
+    class Recording(OwnTeacher):
+        def score(self, context, actions, sigma):
+            asked.append((actions, sigma))
+            return super().score(context, actions, sigma)
+
+    settings = {"objective": objective, "n_samples": 50, "n_experts": 1, "init_iter": 0}
+    steps = steps_of(
+        *two_ways, Recording(), state_noise=0.0, noise_min=0.5, noise_max=0.8, **settings
+    )
+    asked.clear()
+    steps.expert_step(torch.arange(60), 0.0)
+    actions, sigma = (torch.cat(parts) for parts in zip(*asked, strict=True))
+    with torch.no_grad():
+        expert = steps.network(steps.fit.rows)
+    level = sigma if objective == "smoothed" else torch.zeros_like(sigma)
+    factor = gm.smooth(expert, level[:, 0]).scale_tril[:, 0]
+    white = torch.linalg.solve_triangular(
+        factor, (actions - expert.mean).transpose(1, 2), upper=False
+    )
+    # Six thousand standard normal numbers: five standard errors.
+    assert white.mean().abs() < 5 / 6000**0.5
+    assert (white.var() - 1).abs() < 5 * (2 / 6000) ** 0.5
+    assert (level > 0.49).all() == (objective == "smoothed")
 
 
 def test_the_gating_learns_the_responsibilities_of_the_experts_as_they_are(teacher, two_ways):

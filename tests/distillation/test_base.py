@@ -70,6 +70,8 @@ def test_a_teacher_without_a_seed_takes_one_from_the_student(kind, two_ways):
     assert_same(first, second, X)
     assert isinstance(first.teacher_.random_state, int)
     assert unseeded.random_state is None
+    other = small_student(kind, unseeded, random_state=1, max_iter=0).fit(X, y)
+    assert other.teacher_.random_state != first.teacher_.random_state
 
 
 @every
@@ -372,39 +374,54 @@ CONTINUED = {
 }
 
 
+def other_rows(X, y):
+    """Other states and actions, and fewer of them."""
+    return 5 + 2 * X[:45], y[:45] + 1
+
+
+def beginner(kind, teacher=None):
+    own = {"init": "random", "init_iter": 2} if kind == "VDD" else {}
+    return small_student(kind, teacher, max_iter=3, **own)
+
+
 @every
 @pytest.mark.parametrize("name", CONTINUED)
 def test_a_student_continues_on_other_states_with_every_kind_of_teacher(
-    kind, name, teacher, pipeline, two_ways, tmp_path
+    kind, name, teacher, pipeline, two_ways
 ):
     X, y = two_ways[0].reshape(60, 6), two_ways[1]
-    others, their_y = 5 + 2 * X[:45], y[:45] + 1
     place, make = CONTINUED[name]
     its = make(teacher, pipeline)
     held, given = (its, None) if place == "init" else (None, its)
-    sizes = {"max_iter": 3} | ({"init_iter": 2} if kind == "VDD" else {})
-    student = small_student(kind, held, **sizes).partial_fit(X, y, teacher=given)
+    student = beginner(kind, held).partial_fit(X, y, teacher=given)
     before, stated = answers(student, X), statistics(student)
-
-    # It starts from what it has learned: without steps to speak of, nothing changes.
-    still = pickle.loads(pickle.dumps(student)).set_params(learning_rate=1e-12)
-    still.partial_fit(others, their_y, teacher=given)
-    np.testing.assert_allclose(answers(still, X), before, rtol=0, atol=1e-6)
-
-    explicit = getattr(student, "teacher_", its)
-    student.save(tmp_path / "student.safetensors")
-    restored = load(tmp_path / "student.safetensors")
-    restored.partial_fit(others, their_y, teacher=explicit)
-    student.partial_fit(others, their_y, teacher=given)
+    student.partial_fit(*other_rows(X, y), teacher=given)
     np.testing.assert_equal(statistics(student), stated)
     assert student.n_iter_ == 6
     assert np.abs(answers(student, X) - before).max() > 1e-5
-    assert_same(restored, student, X)
-
-    student.set_params(warm_start=True).fit(others, their_y, teacher=given)
+    student.set_params(warm_start=True).fit(*other_rows(X, y), teacher=given)
     np.testing.assert_equal(statistics(student), stated)
     assert student.n_iter_ == 3
     assert np.isfinite(answers(student, X)).all()
+
+
+@every
+@pytest.mark.parametrize("name", ["policy", "pipeline", "score", "own"])
+def test_a_student_continues_from_what_it_learned_through_files_and_pickles_too(
+    kind, name, teacher, pipeline, two_ways, tmp_path
+):
+    X, y = two_ways[0].reshape(60, 6), two_ways[1]
+    its = CONTINUED[name][1](teacher, pipeline)
+    student = beginner(kind).fit(X, y, teacher=its)
+    student.save(tmp_path / "student.safetensors")
+    restored = load(tmp_path / "student.safetensors")
+    # Without steps to speak of, nothing changes.
+    still = pickle.loads(pickle.dumps(student)).set_params(learning_rate=1e-12)
+    still.partial_fit(*other_rows(X, y), teacher=its)
+    np.testing.assert_allclose(answers(still, X), answers(student, X), rtol=0, atol=1e-6)
+    for policy in (student, restored):
+        policy.partial_fit(*other_rows(X, y), teacher=its)
+    assert_same(restored, student, X)
 
 
 def test_a_score_is_asked_at_the_raw_states_of_the_call_that_continues(two_ways):

@@ -75,7 +75,7 @@ def test_diagonal_covariances_are_diagonal():
 def test_no_expert_is_narrower_than_the_floor(Mixture, tmp_path):
     X, y = directions()
     y = np.column_stack([y[:, 0], np.ones(len(y))])  # the same to the digit: a spike, if it may be
-    settings = {**SMALL, "max_iter": 300, "learning_rate": 0.02}
+    settings = {**SMALL, "max_iter": 150, "learning_rate": 0.04}
 
     def narrowest(policy):
         _, scale = policy.network_.action_normalization.statistics

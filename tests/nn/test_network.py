@@ -97,15 +97,34 @@ def test_on_the_meta_device_nothing_is_computed():
         (Function(lambda rows: rows[:, 0]), "two rows gave (2,)."),
         (Function(lambda rows: rows.sum()), "two rows gave ()."),
         (Function(lambda rows: rows[:1]), "two rows gave (1, 7)."),
+        (Function(lambda rows: rows[:, :0]), "two rows gave (2, 0)."),
         (Function(lambda rows: (rows, rows)), "two rows gave tuple."),
         (Function(lambda rows: None), "two rows gave NoneType."),
         (nn.Linear(6, 5), "two rows raised mat1 and mat2 shapes cannot be multiplied"),
         (None, "its build returned NoneType."),
         (lambda rows: rows, "its build returned function."),
     ],
-    ids=["axis", "number", "scalar", "row", "tuple", "nothing", "width", "none", "function"],
+    ids=[
+        "axis",
+        "number",
+        "scalar",
+        "row",
+        "columns",
+        "tuple",
+        "nothing",
+        "width",
+        "none",
+        "function",
+    ],
 )
 def test_a_module_that_gives_no_vector_for_each_row_is_refused(module, end):
     start = "encoder Builds must build a module that maps rows (n, 7) to features (n, h): "
     with pytest.raises(ValueError, match=f"^{re.escape(start + end)}"):
         build_encoder(Builds(module), LAYOUT)
+
+
+def test_a_module_that_gives_features_of_another_type_is_refused():
+    with pytest.raises(
+        ValueError, match=r"features \(n, h\) in float32: two rows gave torch.float64"
+    ):
+        build_encoder(Builds(Function(lambda rows: rows.double())), LAYOUT)
