@@ -15,7 +15,8 @@ from skvdd.devices import resolve_device
 from skvdd.validation import check_query_actions, check_query_rows
 
 # Matrix products of few rows, and the rows left over at the end of many, take other kernels, which
-# round differently: in a multiple of so many rows each gives the same bits alone as in any batch.
+# round differently: in a multiple of so many rows each gives the same bits alone as in any batch,
+# where widths are multiples of four (of other widths, the last bits may differ).
 ROW_MULTIPLE = 16
 # Actions evaluated at once, so that a query of millions needs no memory of that size.
 MAX_ACTIONS = 8192

@@ -93,7 +93,7 @@ def registered(name: Any) -> Any:
     """Return the class of a name, or raise an `UnknownClassError`."""
     if name not in REGISTRY:
         module = str(name).partition(":")[0]
-        raise UnknownClassError(
-            f"names the unknown class {name!r}: import {module} before loading it."
-        )
+        own = str(name).startswith(OWN)
+        remedy = "update skvdd" if own else f"import {module} before loading it"
+        raise UnknownClassError(f"names the unknown class {name!r}: {remedy}.")
     return REGISTRY[name]

@@ -474,8 +474,9 @@ def test_a_small_network_is_trained_on_one_thread(estimator, cores):
     assert before == after == 6
 
 
-@every_estimator
-def test_the_number_of_threads_that_somebody_chose_is_kept(estimator, cores, monkeypatch):
+@pytest.mark.parametrize("kind", ["GaussianMoEPolicy", "VDDDistiller"])  # without, with a teacher
+def test_the_number_of_threads_that_somebody_chose_is_kept(kind, cores, monkeypatch):
+    (estimator,) = [e for e in ESTIMATORS if label(e) == kind]
     torch.set_num_threads(2)
     assert threads_of_a_fit(estimator) == (2, {2}, 2)
     torch.set_num_threads(6)

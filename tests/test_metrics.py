@@ -116,11 +116,11 @@ def test_contexts_without_a_success_can_be_left_out():
 
 
 def test_task_entropy_refuses_what_has_no_meaning():
-    with refuses("base must be at least 2, the number of behaviours, got 1."):
+    with refuses("base must be at least 2, the number of behaviors, got 1."):
         task_entropy(["a"], base=1)
     with refuses(
         "base must be the number of behaviors of the task, got base=2 and 3 distinct "
-        "behaviours. Mark failed rollouts with None."
+        "behaviors. Mark failed rollouts with None."
     ):
         task_entropy(["a", "b", "c", None], base=2)
     with refuses(

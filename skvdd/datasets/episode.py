@@ -108,8 +108,8 @@ def _checked_rows(rows: Any, name: str) -> NDArray[np.floating]:
     """
     if np.ma.is_masked(rows):
         raise ValueError(
-            f"{name} of an episode have {int(np.ma.getmaskarray(rows).sum())} masked entries, which "
-            "nothing can be learned from: leave out their rows, or fill them."
+            f"{name} of an episode have {int(np.ma.getmaskarray(rows).sum())} masked entries, "
+            "which nothing can be learned from: leave out their rows, or fill them."
         )
     is_mapped = isinstance(rows, np.memmap) and not rows.flags.writeable
     array = rows.view(np.ndarray) if is_mapped else np.array(rows)

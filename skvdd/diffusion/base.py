@@ -149,8 +149,9 @@ class BaseDiffusionPolicy(DensityPolicy):
         ``d_a`` derivatives for each evaluation; above, it is Hutchinson's estimate along 32 random
         directions. The density at ``noise_max`` is read off the denoiser, by line integrals of the
         score and a cubature that makes it integrate to one (without derivatives, 41 and 251
-        evaluations in one and two dimensions, ``10 d_a^2 + 11`` above). It should be near to a
-        Gaussian there: above two dimensions, ``noise_max`` of at least 3 keeps the tolerance.
+        evaluations in one and two dimensions, ``10 d_a^2 + 11`` up to 32); above, it is taken for a
+        Gaussian. It should be near to one: above two dimensions, ``noise_max`` of at least 3 keeps
+        the tolerance.
 
         Parameters
         ----------
@@ -269,6 +270,11 @@ class BaseDiffusionPolicy(DensityPolicy):
             Actions in raw units.
         """
         return self._raw_actions(self._at_noise_level(X, y, noise_level, "denoise"))
+
+    def _restore(self, network: Any, learned: dict[str, Any]) -> None:
+        if not isinstance(learned.get("noise_levels_"), NoiseLevels):
+            raise ValueError("it has no noise levels")
+        super()._restore(network, learned)
 
     # -- private steps ---------------------------------------------------------------------------
 

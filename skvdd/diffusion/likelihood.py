@@ -127,6 +127,10 @@ def _final_log_prob(denoise: DenoiseRows, actions: Tensor, noise_max: float) -> 
     sigma = actions.new_tensor(noise_max)
     center = denoise(torch.zeros_like(actions), sigma)
     scale = math.hypot(1.0, noise_max)
+    white = (actions - center) / scale
+    log_gaussian = -0.5 * (white.square() + LOG_2PI).sum(dim=-1) - d_a * math.log(scale)
+    if d_a > EXACT_DIMENSIONS:  # the cubature's evaluations grow with the square of the dimension
+        return log_gaussian
     reach = (d_a + 2) ** 0.5 + 2.0
 
     def log_ratio(white: Tensor) -> Tensor:
@@ -140,10 +144,8 @@ def _final_log_prob(denoise: DenoiseRows, actions: Tensor, noise_max: float) -> 
 
     constant = torch.zeros_like(actions[:, 0])
     for node, weight in _cubature(d_a):
-        white = actions.new_tensor(node).expand_as(actions)
-        constant = constant + weight * log_ratio(white).exp()
-    white = (actions - center) / scale
-    log_gaussian = -0.5 * (white.square() + LOG_2PI).sum(dim=-1) - d_a * math.log(scale)
+        point = actions.new_tensor(node).expand_as(actions)
+        constant = constant + weight * log_ratio(point).exp()
     return log_gaussian + log_ratio(white) - constant.log()
 
 

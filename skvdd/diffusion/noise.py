@@ -269,6 +269,10 @@ class NoiseLevels:
 
     def check(self) -> None:
         """Raise a ValueError unless levels and schedule fit each other and the process."""
+        if self.sde not in ("ve", "vp") or self.noise_density not in ("auto", *NOISE_DENSITIES):
+            raise ValueError(f"there is no noise process {self!r}.")
+        if not (self.noise_min > 0.0 and self.sigma_data > 0.0):
+            raise ValueError(f"noise_min and sigma_data must be positive, got {self!r}.")
         check_noise_range(self.noise_min, self.noise_max)
         schedules = SCHEDULES if self.sde == "ve" else PROCESSES
         if self.schedule not in {"auto", *schedules}:

@@ -29,9 +29,10 @@ from skvdd.diffusion.teacher import (
     teacher_digest,
 )
 from skvdd.encoders import ENCODERS, Encoder, make_encoder
+from skvdd.nn.network import build_encoder
 from skvdd.nn.normalization import row_statistics
 from skvdd.queries import MAX_ACTIONS
-from skvdd.randomness import draw_seed
+from skvdd.randomness import draw_seed, seeded_network
 from skvdd.training.fit import Data, Fit
 from skvdd.training.rows import is_resident
 from skvdd.validation import continuation
@@ -65,6 +66,8 @@ class TeacherMixin:
 
     def _find_teacher(self, data: Data, teacher: Any, partial: bool) -> Callable[[Fit], Teacher]:
         """Check the teacher of a fit, and return what makes it ready."""
+        if self.encoder not in ("auto", "teacher"):  # before a teacher is trained
+            seeded_network(lambda: build_encoder(self._make_encoder(), data.layout)[0], seed=0)
         if teacher is None and is_ready(self.teacher):
             teacher = self.teacher
         if teacher is None and self._continues(partial):
