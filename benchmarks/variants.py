@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from skvdd import VDDDistiller
-from skvdd.training import Fit, Stage
+from skvdd.training import Fit
 
 
 class LowestLevel(VDDDistiller):
@@ -32,7 +29,3 @@ class UniformGating(VDDDistiller):
     def _initialize(self, fit: Fit) -> None:
         super()._initialize(fit)
         fit.network.gating.requires_grad_(False)  # type: ignore[operator, union-attr]
-
-    def _stages(self, fit: Fit) -> Iterator[Stage]:
-        for stage in super()._stages(fit):
-            yield replace(stage, updates=[update for update in stage.updates if update.parameters])

@@ -96,7 +96,18 @@ class MLPEncoder(Encoder):
         self.n_layers = n_layers
 
     def build(self, layout: RowLayout) -> nn.Module:
-        """Return a `skvdd.nn.encoders.ResidualMLP`."""
+        """Return a fresh `skvdd.nn.encoders.ResidualMLP`.
+
+        Parameters
+        ----------
+        layout : RowLayout
+            Columns of a row.
+
+        Returns
+        -------
+        torch.nn.Module
+            Maps standardized rows (n, n_columns) to features (n, hidden_size).
+        """
         return ResidualMLP(layout.n_columns, self.hidden_size, self.n_layers)
 
 
@@ -130,7 +141,18 @@ class TransformerEncoder(Encoder):
         self.n_heads = n_heads
 
     def build(self, layout: RowLayout) -> nn.Module:
-        """Return a `skvdd.nn.encoders.CausalTransformer`."""
+        """Return a fresh `skvdd.nn.encoders.CausalTransformer`.
+
+        Parameters
+        ----------
+        layout : RowLayout
+            Columns of a row.
+
+        Returns
+        -------
+        torch.nn.Module
+            Maps standardized rows (n, n_columns) to features (n, hidden_size).
+        """
         return CausalTransformer(layout, self.hidden_size, self.n_layers, self.n_heads)
 
     def check(self) -> None:

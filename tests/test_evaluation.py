@@ -345,7 +345,7 @@ def test_the_table_leaves_out_what_the_task_does_not_tell():
     table = str(evaluate(Constant([0.1]), task="Indifferent"))
     assert "success rate" in table
     assert "entropy" not in table
-    assert "behaviours" not in table
+    assert "behaviors" not in table
 
 
 def test_the_summary_survives_json(reference):

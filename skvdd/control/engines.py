@@ -12,6 +12,7 @@ from skvdd.control.controller import Array, Controller, Engine
 from skvdd.control.deployment import ContextGraph, DenoiseGraph, Deployment, Graph
 from skvdd.control.onnx import to_onnx
 from skvdd.control.runtime import OnnxEngine, SamplerLoop
+from skvdd.randomness import as_random_state
 
 ENGINES = ("torch", "onnx")
 
@@ -50,7 +51,8 @@ def make_controller(deployment: Deployment, engine: str, random_state: Any) -> C
         raise ValueError(f"engine must be 'auto', 'torch' or 'onnx', got {engine!r}.")
     if engine == "auto":
         engine = "onnx" if _has_onnx() else "torch"
-    return Controller(make_engine(deployment, engine), engine, deployment.sizes, random_state)
+    rng = as_random_state(random_state)
+    return Controller(make_engine(deployment, engine), engine, deployment.sizes, rng)
 
 
 def make_engine(deployment: Deployment, name: str) -> Engine:

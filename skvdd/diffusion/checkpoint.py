@@ -70,6 +70,13 @@ def load_beso_checkpoint(
     FileNotFoundError, ValueError
         If there is no such file, or it is not such a state dict; the message has the missing
         and the unexpected names.
+
+    Examples
+    --------
+    >>> from skvdd.diffusion import load_beso_checkpoint
+    >>> load_beso_checkpoint("missing.pth", n_heads=4)
+    Traceback (most recent call last):
+    FileNotFoundError: ...
     """
     network = gpt_from_state_dict(
         read_state_dict(path), n_heads=n_heads, sigma_data=sigma_data, window_size=window_size

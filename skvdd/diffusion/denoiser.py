@@ -180,8 +180,12 @@ class ContextDenoiser(Denoiser):
         Builds the encoder, see `skvdd.encoders`.
     hidden_size, n_layers : int
         Width and number of modulated layers of the head ``F``.
-    sigma_data, preconditioning, boundary, target_min
+    sigma_data, boundary : float, default=1.0, 0.0
         As in `Denoiser`.
+    preconditioning : {"edm", "noise"}, default="edm"
+        Likewise.
+    target_min : float or None, default=None
+        Likewise.
 
     Examples
     --------
@@ -233,7 +237,18 @@ class ContextDenoiser(Denoiser):
         self.output = zero_(nn.Linear(hidden_size, n_actions))
 
     def context(self, rows: Tensor) -> Tensor:
-        """Encode standardized rows (n, T * d + g) as features (n, h)."""
+        """Encode rows.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, T * d + g)
+            Standardized rows.
+
+        Returns
+        -------
+        Tensor of shape (n, h)
+            Features.
+        """
         return self.encoder(rows)
 
     def _output(

@@ -48,8 +48,12 @@ class GPTDenoiser(Denoiser):
         Whether the network was trained on windows of actions rather than on single ones.
     n_goal_tokens : int, default=1
         Number of tokens that the goals are cut into; divides ``goal_dim``.
-    sigma_data, preconditioning, boundary, target_min
+    sigma_data, boundary : float, default=1.0, 0.0
         As in `skvdd.diffusion.denoiser.Denoiser`.
+    preconditioning : {"edm", "noise"}, default="edm"
+        Likewise.
+    target_min : float or None, default=None
+        Likewise.
 
     Examples
     --------

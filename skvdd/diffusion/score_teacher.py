@@ -211,7 +211,9 @@ class ScoreTeacher:
             ``lambda a, t, s: -velocity(a, 1 - t, s)``.
         noise_min, noise_max : float, default=0.03, 5.0
             Range of noise levels; level ``sigma`` is time ``1 / (1 + sigma)``.
-        n_actions, action_mean, action_scale
+        n_actions : int
+            Number m of numbers in an action.
+        action_mean, action_scale : float or array-like of shape (m,), default=0.0, 1.0
             As for `from_noise_prediction`.
 
         Returns
@@ -252,20 +254,58 @@ class ScoreTeacher:
         return next((p.device for p in parameters), torch.device(default))
 
     def prepare(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return ``X`` (n, ...) as a finite float64 array of the same shape, raw states."""
+        """Return observations as an array.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...)
+            Raw states.
+
+        Returns
+        -------
+        ndarray of shape (n, ...)
+            Finite float64.
+        """
         # Copied, as PyTorch wants arrays writable, and those of a data frame are not.
         return check_array(X, dtype=np.float64, allow_nd=True, copy=True, input_name="X")
 
     def context(self, states: Tensor) -> Tensor:
-        """Return raw states (n, T, d), or flat rows, as float32: what the function takes."""
+        """Return what the function takes.
+
+        Parameters
+        ----------
+        states : Tensor of shape (n, T, d) or (n, T * d + g)
+            Raw states.
+
+        Returns
+        -------
+        Tensor of the same shape
+            In float32.
+        """
         return states.to(torch.float32)
 
     @torch.no_grad()
     def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        """Return the scores (n, S, m) of noisy standardized actions (n, S, m), in their dtype.
+        """Return the scores of noisy standardized actions.
 
-        ``sigma`` is (n, 1), a noise level for each state, or (n, S), one for each action. Raises
-        ValueError if the function returns another shape.
+        Parameters
+        ----------
+        context : Tensor of shape (n, ...)
+            States, from `context`.
+        actions : Tensor of shape (n, S, m)
+            Noisy actions.
+        sigma : Tensor of shape (n, 1) or (n, S)
+            A noise level for each state, or for each action.
+
+        Returns
+        -------
+        Tensor of shape (n, S, m)
+            In the dtype of the actions.
+
+        Raises
+        ------
+        ValueError
+            If the function returns another shape.
         """
         if sigma.shape[1] == 1:
             return self._ask(context, actions, sigma)
@@ -275,7 +315,17 @@ class ScoreTeacher:
         return score.reshape(actions.shape)
 
     def denoise(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        """Return the mean clean action, ``actions + sigma**2 * score`` (Tweedie); as `score`."""
+        """Return the mean clean action, ``actions + sigma**2 * score`` (Tweedie's formula).
+
+        Parameters
+        ----------
+        context, actions, sigma : Tensor
+            As for `score`.
+
+        Returns
+        -------
+        Tensor of shape (n, S, m)
+        """
         variance = sigma[..., None].to(actions).square()
         return torch.addcmul(actions, variance, self.score(context, actions, sigma))
 

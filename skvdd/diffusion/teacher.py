@@ -48,6 +48,14 @@ class Teacher(Protocol):
     network : Denoiser or None
         A network that a student can start from, for `context` of raw states as the student sees
         them.
+
+    Examples
+    --------
+    >>> from skvdd import ScoreTeacher
+    >>> from skvdd.diffusion import Teacher
+    >>> teacher = ScoreTeacher(lambda s, a, t: -a, n_actions=1, noise_min=0.1, noise_max=5.0)
+    >>> isinstance(teacher, Teacher)
+    True
     """
 
     noise_min: float
@@ -59,22 +67,77 @@ class Teacher(Protocol):
     network: Denoiser | None
 
     def prepare(self, X: ArrayLike) -> NDArray:
-        """Return what `context` takes for the rows of ``X``."""
+        """Return what `context` takes for the rows of ``X``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, T, d) or (n, T * d + g)
+            Observations, raw units.
+
+        Returns
+        -------
+        ndarray of shape (n, ...)
+            ``X`` itself, unless there are steps before the teacher.
+        """
 
     def context(self, states: Tensor) -> Tensor:
         """Return what is computed once for any number of actions.
 
-        ``states`` are raw, float64, (n, T, d), or flat rows (n, T * d + g) where there is a goal.
+        Parameters
+        ----------
+        states : Tensor of shape (n, T, d), or (n, T * d + g) where there is a goal
+            Raw, float64.
+
+        Returns
+        -------
+        Tensor of shape (n, ...)
         """
 
     def score(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        """Return scores (n, S, m) at actions (n, S, m) and levels (n, 1) or (n, S)."""
+        """Return the scores of the noised density.
+
+        Parameters
+        ----------
+        context : Tensor of shape (n, ...)
+            Of n rows.
+        actions : Tensor of shape (n, S, m)
+            Noisy actions, S for each row.
+        sigma : Tensor of shape (n, 1) or (n, S)
+            Noise levels.
+
+        Returns
+        -------
+        Tensor of shape (n, S, m)
+        """
 
     def denoise(self, context: Tensor, actions: Tensor, sigma: Tensor) -> Tensor:
-        """Return expected clean actions ``a + sigma^2 * score``, shapes as `score`."""
+        """Return expected clean actions ``actions + sigma^2 * score``.
+
+        Parameters
+        ----------
+        context, actions, sigma : Tensor
+            As for `score`.
+
+        Returns
+        -------
+        Tensor of shape (n, S, m)
+        """
 
     def sample(self, X: ArrayLike, *, random_state: Any = None) -> NDArray:
-        """Return an action for each row of ``X``, raw units."""
+        """Return an action for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, T, d) or (n, T * d + g)
+            Observations, raw units.
+        random_state : int, RandomState or None, default=None
+            Source of the noise.
+
+        Returns
+        -------
+        ndarray of shape (n, m), or (n, H, m / H)
+            Raw units.
+        """
 
 
 class PolicyTeacher:

@@ -96,7 +96,8 @@ class Distillation:
         """Return the optimizer steps of an iteration (lines 3 to 7)."""
         replayable = self.contexts.is_resident
         network = self.network
-        return [
+        gating = [p for p in network.gating.parameters() if p.requires_grad]
+        updates = [
             Update(
                 "experts",
                 self.expert_step,
@@ -104,13 +105,9 @@ class Distillation:
                 expert_steps,
                 replayable=replayable,
             ),
-            Update(
-                "gating",
-                self.gating_step,
-                [p for p in network.gating.parameters() if p.requires_grad],
-                replayable=replayable,
-            ),
+            Update("gating", self.gating_step, gating, replayable=replayable),
         ]
+        return updates if gating else updates[:1]
 
     def expert_step(self, index: Tensor, progress: float | Tensor) -> Loss:
         """Return the M-step objective of the experts (line 4: eq. 16) on some rows."""

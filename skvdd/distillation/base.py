@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 from torch import Tensor
 
 from skvdd._sklearn import StrOptions, callbacks_of, is_fitted
+from skvdd.diffusion.noise import check_noise_range
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.score_teacher import ScoreTeacher
 from skvdd.diffusion.teacher import (
@@ -162,6 +163,8 @@ class TeacherMixin:
 
     def _check_parameters(self) -> None:
         super()._check_parameters()  # type: ignore[misc]
+        if hasattr(self, "noise_min"):
+            check_noise_range(self.noise_min, self.noise_max)  # type: ignore[attr-defined]
         if self.encoder == "teacher" and isinstance(self.teacher, ScoreTeacher):
             raise ValueError(no_network(self))
 
@@ -176,7 +179,13 @@ class TeacherMixin:
                 )
 
     def _check_noise(self, noise_min: float, noise_max: float) -> None:
-        """Raise a ValueError if a teacher has not the noise levels that are wanted."""
+        """Raise a ValueError if a student wants noise levels that its teacher does not have."""
+        low, high = getattr(self, "noise_min", noise_min), getattr(self, "noise_max", noise_max)
+        if low < noise_min or high > noise_max:
+            raise ValueError(
+                f"noise_min={low} and noise_max={high} must lie within the teacher's noise "
+                f"levels, [{noise_min}, {noise_max}]."
+            )
 
     def _complete(self, fit: Fit) -> Data:
         """Compare the data with the teacher; where no actions are given, take its action shape."""

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from skvdd.diffusion.teacher import Teacher
 from skvdd.distillation.generator import BaseGeneratorDistiller
-from skvdd.distillation.paths import Denoise, GeneratorNetwork, PathBatch, heun_step, measure
+from skvdd.distillation.paths import (
+    EMA_TARGET,
+    Denoise,
+    GeneratorNetwork,
+    PathBatch,
+    heun_step,
+    measure,
+)
 from skvdd.encoders import Encoder
 from skvdd.training.loop import Loss
 from skvdd.training.minibatches import draw
@@ -244,6 +251,10 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
     (3, 5, 1)
     """
 
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseGeneratorDistiller._parameter_constraints,
+        **EMA_TARGET,
+    }
     _loss_name: ClassVar[str] = "consistency"
     _generate = staticmethod(generate)
 

@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from skvdd._sklearn import Interval, StrOptions
-from skvdd.diffusion.noise import check_noise_range
 from skvdd.diffusion.teacher import Teacher
 from skvdd.distillation.algorithm import Distillation, noise_levels, start_at_random
 from skvdd.distillation.base import TeacherMixin, another_teacher, no_network
@@ -257,17 +256,6 @@ class VDDDistiller(TeacherMixin, BaseMixturePolicy):
         return cls(**{**published, **overrides})
 
     # -- private steps ---------------------------------------------------------------------------
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_noise_range(self.noise_min, self.noise_max)
-
-    def _check_noise(self, noise_min: float, noise_max: float) -> None:
-        if self.noise_min < noise_min or self.noise_max > noise_max:
-            raise ValueError(
-                f"noise_min={self.noise_min} and noise_max={self.noise_max} must lie within the "
-                f"teacher's noise levels, [{noise_min}, {noise_max}]."
-            )
 
     def _complete(self, fit: Fit) -> Any:
         if self.encoder == "teacher" and teacher_encoder(fit) is None:

@@ -9,7 +9,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from skvdd._sklearn import Interval, StrOptions
+from skvdd._sklearn import Interval
 from skvdd.base import BasePolicy
 from skvdd.control.deployment import Deployment, SamplerGraph
 from skvdd.diffusion.base import PREDICT_DRAWS
@@ -50,8 +50,8 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
     n_steps_: int
     max_iter: int
     n_levels: int
-    target_decay: float
     n_steps: int
+    target_decay = 0.0  # factor of the EMA that gives the target; 0 for the student itself
 
     _network_classes = (GeneratorNetwork,)
     _learned_beside: ClassVar[tuple[str, ...]] = ("n_steps_",)
@@ -61,8 +61,6 @@ class BaseGeneratorDistiller(TeacherMixin, BasePolicy):
         **BasePolicy._parameter_constraints,
         **TeacherMixin._teacher_constraints,
         "n_levels": [Interval(Integral, 2, None, closed="left")],
-        "distance": [StrOptions({"l2", "pseudo_huber"})],
-        "target_decay": [Interval(Real, 0, 1, closed="left")],
         "n_steps": [Interval(Integral, 1, None, closed="left")],
     }
 

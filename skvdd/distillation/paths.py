@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from skvdd._sklearn import Interval, StrOptions
 from skvdd.diffusion.denoiser import ContextDenoiser
 from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.noise import karras
@@ -22,6 +24,12 @@ from skvdd.nn.normalization import Normalization
 
 RHO = 7.0  # spacing of the noise levels, that of EDM
 HUBER = 0.03  # where the pseudo-Huber distance turns from a square to a norm, standardized actions
+
+# Rules of the parameters of losses that compare two answers.
+EMA_TARGET: dict[str, list[Any]] = {
+    "distance": [StrOptions({"l2", "pseudo_huber"})],
+    "target_decay": [Interval(Real, 0, 1, closed="left")],
+}
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -125,6 +133,31 @@ def heun_step(denoise: Denoise, actions: Tensor, sigma: Tensor, sigma_next: Tens
     slope_next = (euler - denoise(euler, inside)) / inside[..., None]
     heun = actions + 0.5 * step * (slope + slope_next)
     return torch.where((sigma_next > 0)[..., None], heun, euler)
+
+
+def draw_jumps(uniform: Tensor, levels: Tensor, solver_steps: int) -> tuple[Tensor, Tensor]:
+    """Turn uniform numbers into jumps on a grid of noise levels.
+
+    Parameters
+    ----------
+    uniform : Tensor of shape (2, n, S)
+        Numbers in [0, 1).
+    levels : Tensor of shape (n_levels + 1,)
+        Noise levels, ascending from zero.
+    solver_steps : int
+        Levels that the solver walks down from ``t``, unless ``s`` comes first.
+
+    Returns
+    -------
+    path : Tensor of shape (solver_steps + 1, n, S)
+        From ``t``, any level above zero, to ``u``.
+    s : Tensor of shape (n, S)
+        Any level below ``t``.
+    """
+    t = 1 + (uniform[0] * (len(levels) - 1)).long()
+    s = (uniform[1] * t).long()
+    path = [levels[torch.maximum(t - step, s)] for step in range(solver_steps + 1)]
+    return torch.stack(path), levels[s]
 
 
 def measure(estimate: Tensor, target: Tensor, distance: str) -> Tensor:

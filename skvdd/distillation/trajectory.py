@@ -20,7 +20,15 @@ from torch import Tensor
 from skvdd._sklearn import Interval
 from skvdd.diffusion.teacher import Teacher
 from skvdd.distillation.generator import BaseGeneratorDistiller
-from skvdd.distillation.paths import Denoise, GeneratorNetwork, PathBatch, heun_step, measure
+from skvdd.distillation.paths import (
+    EMA_TARGET,
+    Denoise,
+    GeneratorNetwork,
+    PathBatch,
+    draw_jumps,
+    heun_step,
+    measure,
+)
 from skvdd.encoders import Encoder
 from skvdd.training.fit import Fit
 from skvdd.training.loop import Loss
@@ -41,6 +49,13 @@ class TrajectoryLoss:
         Distance between the student's jump and the teacher's walk, both taken on to level zero.
     denoising : Tensor of shape (n, S)
         Squared error of ``g(a_t, t, t)`` as an estimate of the clean action.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvdd.distillation.trajectory import TrajectoryLoss
+    >>> TrajectoryLoss(torch.tensor(0.5), torch.tensor([[0.4]]), torch.tensor([[1.0]])).total
+    tensor(0.5000)
     """
 
     total: Tensor
@@ -152,31 +167,6 @@ def trajectory_loss(
     denoising = (actions - student(noisy, t, t)).square().sum(dim=-1)
     total = consistency.mean() + dsm_weight * denoising.mean()
     return TrajectoryLoss(total, consistency, denoising)
-
-
-def draw_jumps(uniform: Tensor, levels: Tensor, solver_steps: int) -> tuple[Tensor, Tensor]:
-    """Turn uniform numbers into jumps on a grid of noise levels.
-
-    Parameters
-    ----------
-    uniform : Tensor of shape (2, n, S)
-        Numbers in [0, 1).
-    levels : Tensor of shape (n_levels + 1,)
-        Noise levels, ascending from zero.
-    solver_steps : int
-        Levels that the solver walks down from ``t``, unless ``s`` comes first.
-
-    Returns
-    -------
-    path : Tensor of shape (solver_steps + 1, n, S)
-        From ``t``, any level above zero, to ``u``.
-    s : Tensor of shape (n, S)
-        Any level below ``t``.
-    """
-    t = 1 + (uniform[0] * (len(levels) - 1)).long()
-    s = (uniform[1] * t).long()
-    path = [levels[torch.maximum(t - step, s)] for step in range(solver_steps + 1)]
-    return torch.stack(path), levels[s]
 
 
 def generate(
@@ -314,6 +304,7 @@ class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
     _generate = staticmethod(generate)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseGeneratorDistiller._parameter_constraints,
+        **EMA_TARGET,
         "solver_steps": [Interval(Integral, 1, None, closed="left")],
         "dsm_weight": [Interval(Real, 0, None, closed="left")],
         "gamma": [Interval(Real, 0, 1, closed="both")],

@@ -44,11 +44,26 @@ class GaussianMixture:
     scale_tril: Tensor
 
     def detach(self) -> GaussianMixture:
-        """Return the same mixture, cut from the graph."""
+        """Return the same mixture, cut from the graph.
+
+        Returns
+        -------
+        GaussianMixture
+        """
         return GaussianMixture(self.log_gate.detach(), self.mean.detach(), self.scale_tril.detach())
 
     def to(self, *args: object, **kwargs: object) -> GaussianMixture:
-        """Return the mixture with each tensor moved or cast as by ``Tensor.to``."""
+        """Return the mixture with each tensor moved or cast.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Those of ``torch.Tensor.to``.
+
+        Returns
+        -------
+        GaussianMixture
+        """
         moved = (t.to(*args, **kwargs) for t in (self.log_gate, self.mean, self.scale_tril))  # type: ignore[call-overload]
         return GaussianMixture(*moved)
 

@@ -45,10 +45,31 @@ class RowLayout:
         return self.n_window + self.goal_dim
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Split rows (n, T * d + g) into windows (n, T, d) and goals (n, g)."""
+        """Split rows into windows and goals.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, T * d + g)
+            Flat rows.
+
+        Returns
+        -------
+        windows : Tensor of shape (n, T, d)
+        goals : Tensor of shape (n, g)
+        """
         windows, goals = rows.split([self.n_window, self.goal_dim], dim=1)
         return windows.unflatten(1, (self.window_size, -1)), goals
 
     def unflatten(self, rows: Tensor) -> Tensor:
-        """Return rows (n, T * d) as windows (n, T, d); rows with a goal stay flat."""
+        """Return rows as windows; rows with a goal stay flat.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n, T * d + g)
+            Flat rows.
+
+        Returns
+        -------
+        Tensor of shape (n, T, d), or (n, T * d + g)
+        """
         return rows if self.goal_dim else rows.unflatten(1, (self.window_size, -1))

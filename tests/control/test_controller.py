@@ -113,8 +113,9 @@ def test_a_mixture_is_that_of_the_last_decision(mixture):
     controller = mixture.controller("torch", random_state=0)
     controller.reset()
     assert controller.mixture is None
-    gates, means, _ = (controller.act(observations()[0]), controller.mixture)[1]
-    assert (gates.shape, means.shape) == ((2,), (2, 2))
+    controller.act(observations()[0])
+    gates, means, factors = controller.mixture
+    assert (gates.shape, means.shape, factors.shape) == ((2,), (2, 2), (2, 2, 2))
     controller.reset()
     assert controller.mixture is None
 
@@ -230,6 +231,11 @@ def test_a_goal_of_another_shape_is_refused(goal, with_goal, mixture):
     if goal is not None:
         with pytest.raises(ValueError, match=r"goal must have shape \(0,\)"):
             mixture.controller("torch").reset(goal)
+
+
+def test_a_generator_of_numpy_is_refused_as_everywhere(mixture):
+    with pytest.raises(ValueError, match=r"^random_state must be an integer, a numpy\.random\.Ra"):
+        mixture.controller("torch", random_state=np.random.default_rng(0))
 
 
 def test_an_unfitted_policy_has_no_controller():

@@ -223,10 +223,18 @@ def test_a_score_is_asked_at_raw_states_and_standardized_actions(kind, window_si
         assert actions.abs().max() < 4 + 5 * 5.0  # within 5 standard deviations, noise and all
 
 
+AS_GIVEN = {
+    "rows": lambda X: X.reshape(60, 6),
+    "windows": lambda X: X,
+    "frame": lambda X: pd.DataFrame(X.reshape(60, 6), columns=list("abcdef")),
+    "lists": lambda X: X.tolist(),
+}
+
+
 @every
-@pytest.mark.parametrize("shape", [(60, 6), (60, 2, 3)], ids=["flat", "windows"])
-def test_without_actions_a_score_is_asked_for_windows_too(kind, shape, two_ways):
-    X = np.array(two_ways[0]).reshape(shape)
+@pytest.mark.parametrize("given", AS_GIVEN)
+def test_without_actions_a_score_is_asked_for_windows_too(kind, given, two_ways):
+    X = AS_GIVEN[given](np.array(two_ways[0]))
     score = Recorder()
     student = small_student(kind).fit(X, teacher=known_teacher(score, n_actions=2))
     assert {states.shape[1:] for states, _, _ in score.asked} == {(2, 3)}
@@ -550,9 +558,9 @@ def not_a_teacher(name):
 
 
 class NearlyATeacher(OwnTeacher):
-    """All of the protocol but one name."""
+    """All of the protocol but one method."""
 
-    denoise = property()
+    denoise = None
 
 
 @every
