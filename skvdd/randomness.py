@@ -16,7 +16,7 @@ from torch import nn
 Network = TypeVar("Network", bound=nn.Module)
 RandomStates = int | np.random.RandomState | Sequence[np.random.RandomState] | None
 
-_INITIALIZING = threading.Lock()  # torch has one generator and one default type for all threads
+_INITIALIZING = threading.RLock()  # torch has one generator and one default type for all threads
 
 
 def row_noise(random_state: RandomStates, n: int, shape: tuple[int, ...]) -> NDArray:
@@ -92,7 +92,7 @@ def seeded_network(build: Callable[[], Network], seed: int) -> Network:
 
     Modules draw their weights from torch's global CPU generator, whose state is put back.
     """
-    with _own_settings("cpu"):
+    with own_settings("cpu"):
         generator = torch.default_generator
         state = generator.get_state()
         try:
@@ -104,12 +104,12 @@ def seeded_network(build: Callable[[], Network], seed: int) -> Network:
 
 def empty_network(build: Callable[[], Network]) -> Network:
     """Build a float32 network of shapes alone, on the meta device: it takes no memory or time."""
-    with _own_settings("meta"):
+    with own_settings("meta"):
         return build()
 
 
 @contextmanager
-def _own_settings(device: str) -> Iterator[None]:
+def own_settings(device: str) -> Iterator[None]:
     """Make tensors of float32 on a device, with gradients, whatever the user's defaults are."""
     with _INITIALIZING, torch.device(device), torch.inference_mode(False), torch.enable_grad():
         dtype = torch.get_default_dtype()

@@ -213,7 +213,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(estimator, method, two_ways):
 def test_a_row_has_the_same_samples_alone_and_in_a_batch(
     estimator, max_actions, two_ways, monkeypatch
 ):
-    monkeypatch.setattr("skvdd.queries.MAX_ACTIONS", max_actions)
+    monkeypatch.setattr("skvdd.base.queries.MAX_ACTIONS", max_actions)
     X, y = two_ways
     policy = fitted(estimator, X, y)
     for n_samples in (2, 5, 20, 33):
@@ -299,7 +299,7 @@ def test_many_samples_of_one_row_cost_what_they_cost_for_many_rows(estimator, tw
 
 @every_windowed
 def test_the_memory_of_a_query_does_not_grow_with_its_samples(estimator, two_ways, monkeypatch):
-    monkeypatch.setattr("skvdd.queries.MAX_ACTIONS", 256)  # less than the many below
+    monkeypatch.setattr("skvdd.base.queries.MAX_ACTIONS", 256)  # less than the many below
     X, y = two_ways
     policy = fitted(estimator, X, y)
     few = max(vectors_per_call(policy, X[:16], 16))
@@ -369,9 +369,13 @@ def test_what_is_given_is_not_modified(estimator, two_ways):
     X, y = (np.array(values) for values in two_ways)
     X.flags.writeable = y.flags.writeable = False
     before = X.copy(), y.copy()
-    policy = clone(estimator).fit(X, y)
-    for method in methods(policy):
-        ask(policy, method, X, y)
+    torch.set_warn_always(True)  # of arrays that it could write to, and must not
+    try:
+        policy = clone(estimator).fit(X, y)
+        for method in methods(policy):
+            ask(policy, method, X, y)
+    finally:
+        torch.set_warn_always(False)
     np.testing.assert_array_equal(X, before[0])
     np.testing.assert_array_equal(y, before[1])
 

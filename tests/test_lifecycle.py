@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from numbers import Integral
 
 import numpy as np
@@ -285,6 +285,18 @@ def test_an_interrupt_ends_a_search(estimator, search):
     assert interrupting.n_fits == 1
 
 
+@every_distiller
+def test_an_interrupt_while_the_teacher_is_trained_leaves_a_fitted_student(estimator):
+    policy = clone(estimator)
+    policy.teacher.set_callbacks(Interrupting())
+    with pytest.warns(ConvergenceWarning, match="^DiffusionPolicy: training was interrupted"):
+        policy.fit(X, Y)
+    assert policy.interrupted_
+    assert policy.teacher_.interrupted_
+    assert policy.n_iter_ == 0
+    assert np.isfinite(policy.predict(X)).all()
+
+
 @every_estimator
 def test_an_interrupt_in_a_pipeline_leaves_it_fitted(estimator):
     pipeline = make_pipeline(StandardScaler(), clone(estimator).set_callbacks(Interrupting()))
@@ -364,6 +376,12 @@ SETTINGS = {
 }
 
 
+def acts_of_a_controller(policy):
+    controller = policy.controller("torch", random_state=0)
+    controller.reset()
+    return [contents(controller.act(state)) for state in X[:3, :3]]
+
+
 LIVES = {}
 
 
@@ -377,7 +395,7 @@ def undisturbed_life(estimator, path):
 def life(estimator, path):
     """Return all that comes of an estimator's life: fits, answers, a file, what is loaded."""
     policy = clone(estimator).fit(X, Y)
-    said = answers(policy)
+    said = [*answers(policy), *acts_of_a_controller(policy)]
     policy.save(path)
     loaded = skvdd.load(path)
     said += answers(loaded)
@@ -396,6 +414,17 @@ def test_global_settings_of_torch_do_not_matter(estimator, setting, tmp_path):
     with SETTINGS[setting]():
         found = life(estimator, tmp_path / "b.safetensors")
     assert found == expected
+
+
+def test_global_settings_of_torch_do_not_matter_to_onnx(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    (estimator,) = [e for e in ESTIMATORS if label(e) == "DiffusionPolicy-gpt"]
+    policy = clone(estimator).set_params(n_steps=1).fit(X, Y)
+    with ExitStack() as stack:
+        for setting in SETTINGS.values():
+            stack.enter_context(setting())
+        policy.export_onnx(tmp_path / "policy.onnx")  # which compares it with torch
 
 
 def generators():

@@ -182,7 +182,8 @@ class Deployment:
 
     def examples(self) -> tuple[Tensor, ...]:
         """Return inputs of one row, zeros, for the graph."""
-        states = torch.zeros(1, self.layout.n_columns, dtype=torch.float64)
+        on_cpu: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+        states = torch.zeros(1, self.layout.n_columns, **on_cpu)
         if self.sizes.noise_shape is None:
             return (states,)
-        return states, torch.zeros(1, *self.sizes.noise_shape, dtype=torch.float64)
+        return states, torch.zeros(1, *self.sizes.noise_shape, **on_cpu)

@@ -72,8 +72,8 @@ def _sampler_loop(deployment: Deployment) -> SamplerLoop:
     states, noise = deployment.examples()
     with torch.no_grad():
         (context,) = encode(states)
-    actions = torch.zeros(1, 1, *noise.shape[2:], dtype=torch.float32)
-    sigma = torch.ones(1, 1, dtype=torch.float32)
+    on_cpu: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    actions, sigma = torch.zeros(1, 1, *noise.shape[2:], **on_cpu), torch.ones(1, 1, **on_cpu)
     bounds = sampling.pop("bounds")
     mean, scale = network.action_normalization.statistics
     return SamplerLoop(

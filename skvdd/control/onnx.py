@@ -15,6 +15,7 @@ from torch import Tensor
 from skvdd.control.deployment import Deployment, Graph
 from skvdd.control.runtime import OnnxEngine
 from skvdd.persistence import write_whole
+from skvdd.randomness import own_settings
 
 CHECKED_BATCHES = (1, 2, 7, 64)
 TOLERANCE = 1e-5  # in units of the spread of the actions
@@ -61,7 +62,12 @@ def to_onnx(graph: Graph, examples: tuple[Tensor, ...]) -> bytes:
     _check_installed()
     rows = tuple(example.expand(TRACED_ROWS, *example.shape[1:]) for example in examples)
     any_number = torch.export.Dim("rows", min=1)
-    with warnings.catch_warnings(), _quiet("torch.onnx"), _quiet("onnxscript"):
+    with (
+        own_settings("cpu"),
+        warnings.catch_warnings(),
+        _quiet("torch.onnx"),
+        _quiet("onnxscript"),
+    ):
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
             graph,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from skvdd.control.controller import Array, Engine
-from skvdd.diffusion.samplers import SAMPLERS
+from skvdd.nn.samplers import SAMPLERS
 
 
 class OnnxEngine:
@@ -61,7 +61,7 @@ class SamplerLoop:
     sigmas : sequence of float
         Noise levels, ending in zero.
     sampler : str
-        Key of `skvdd.diffusion.samplers.SAMPLERS`.
+        Key of `skvdd.nn.samplers.SAMPLERS`.
     start_scale : float
         Standard deviation of the start.
     bounds : tuple of ndarray or None

@@ -13,15 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skvdd.base import DensityPolicy
+from skvdd.base.validation import check_n_samples, check_n_steps
 from skvdd.control.deployment import Deployment, SamplerGraph
 from skvdd.devices import resolve_device
 from skvdd.diffusion.denoiser import ContextDenoiser, Denoiser
 from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.likelihood import flow_log_prob, likelihood_steps, probe_directions
 from skvdd.diffusion.noise import NoiseLevels
-from skvdd.diffusion.samplers import SAMPLERS, densest, draw_actions, n_noises
+from skvdd.nn.samplers import SAMPLERS, densest, draw_actions, n_noises
 from skvdd.randomness import RandomStates, row_noise
-from skvdd.validation import check_n_samples, check_n_steps
 
 SCORE_LEVELS = 4  # noise levels a row of `denoising_score`
 PREDICT_DRAWS = 8  # fixed draws, of which `predict` returns one

@@ -15,9 +15,9 @@ from skvdd.diffusion.base import BaseDiffusionPolicy
 from skvdd.diffusion.denoiser import ContextDenoiser, Denoiser
 from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.noise import NOISE_DENSITIES, PROCESSES, SCHEDULES, NoiseLevels
-from skvdd.diffusion.samplers import SAMPLERS
 from skvdd.encoders import Encoder, TransformerEncoder, check_heads
 from skvdd.nn.normalization import blocks_of
+from skvdd.nn.samplers import SAMPLERS
 from skvdd.training.fit import Fit, Stage
 from skvdd.training.loop import Loss, Update
 from skvdd.training.minibatches import draw

@@ -22,7 +22,7 @@ from skvdd.diffusion.prediction import (
     like_actions,
     require,
 )
-from skvdd.diffusion.samplers import draw_actions
+from skvdd.nn.samplers import draw_actions
 
 N_STEPS = 32  # of the sampler
 BLOCK = 4096  # rows that are sampled at a time

@@ -14,13 +14,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from skvdd.base.validation import flatten
 from skvdd.devices import resolve_device
 from skvdd.diffusion.denoiser import Denoiser
 from skvdd.diffusion.noise import NoiseLevels
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.score_teacher import ScoreTeacher
 from skvdd.training.fingerprint import digest, network_digest, plain_parameters
-from skvdd.validation import flatten
 
 
 @runtime_checkable

@@ -16,6 +16,8 @@ from sklearn.pipeline import Pipeline
 from torch import Tensor
 
 from skvdd._sklearn import StrOptions, callbacks_of, is_fitted
+from skvdd.base.queries import MAX_ACTIONS
+from skvdd.base.validation import continuation
 from skvdd.diffusion.noise import check_noise_range
 from skvdd.diffusion.policy import DiffusionPolicy
 from skvdd.diffusion.score_teacher import ScoreTeacher
@@ -32,11 +34,9 @@ from skvdd.diffusion.teacher import (
 from skvdd.encoders import ENCODERS, Encoder, make_encoder
 from skvdd.nn.network import build_encoder
 from skvdd.nn.normalization import row_statistics
-from skvdd.queries import MAX_ACTIONS
 from skvdd.randomness import draw_seed, seeded_network
 from skvdd.training.fit import Data, Fit
 from skvdd.training.rows import is_resident
-from skvdd.validation import continuation
 
 CONTEXT_BYTES = 2**28  # of contexts that are kept; more are encoded when they are needed
 

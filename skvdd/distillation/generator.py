@@ -19,20 +19,20 @@ from torch import Tensor
 
 from skvdd._sklearn import Interval
 from skvdd.base import BasePolicy
+from skvdd.base.validation import check_n_samples, check_n_steps
 from skvdd.control.deployment import Deployment, SamplerGraph
 from skvdd.diffusion.base import PREDICT_DRAWS
 from skvdd.diffusion.denoiser import ContextDenoiser
 from skvdd.diffusion.noise import karras
 from skvdd.diffusion.policy import NOISE_DRAWS
-from skvdd.diffusion.samplers import densest
 from skvdd.distillation.base import TeacherContexts, TeacherMixin, another_teacher
 from skvdd.distillation.paths import RHO, GeneratorNetwork, PathBatch, jump_levels
 from skvdd.metrics import energy_score
+from skvdd.nn.samplers import densest
 from skvdd.randomness import RandomStates, row_noise
 from skvdd.training.fit import Fit, Stage
 from skvdd.training.loop import Loss, Update
 from skvdd.training.minibatches import draw
-from skvdd.validation import check_n_samples, check_n_steps
 
 SCORE_SAMPLES = 64  # actions per row that `score` draws
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from skvdd._sklearn import Interval, StrOptions
 from skvdd.base import DensityPolicy
+from skvdd.base.validation import check_n_samples
 from skvdd.control.deployment import Deployment, MixtureGraph
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
 from skvdd.nn.mixture_network import MixtureNetwork
 from skvdd.randomness import RandomStates, row_noise
 from skvdd.training.fit import Fit
-from skvdd.validation import check_n_samples
 
 INITIAL_SCALE = 0.1  # least standard deviation of an expert at the start, in standardized actions
 CLUSTERED_ROWS = 20_000  # rows that k-means sees: more do not move eight centers

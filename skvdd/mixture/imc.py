@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from skvdd._sklearn import Interval
+from skvdd.base.queries import MAX_ACTIONS
 from skvdd.encoders import Encoder
 from skvdd.mixture.base import BaseMixturePolicy, place_experts
 from skvdd.mixture.em import MixtureLoss, weighted_loss
 from skvdd.nn import gaussian_mixture as gm
 from skvdd.nn.gaussian_mixture import GaussianMixture
-from skvdd.queries import MAX_ACTIONS
 from skvdd.training.fit import Fit, Stage
 from skvdd.training.loop import Loss, Update
 from skvdd.training.rows import is_resident

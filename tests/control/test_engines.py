@@ -3,9 +3,10 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from skvdd.control.runtime import SamplerLoop
-from skvdd.diffusion.samplers import SAMPLERS
+from skvdd.nn.samplers import SAMPLERS
 from tests.control.toys import WINDOW, first_action, make_data, observations, spread, windows
 from tests.estimators import small_teacher
 
@@ -71,3 +72,18 @@ def test_what_is_deployed_is_what_was_learned(teachers):
     before = first_action(policy.controller("onnx", random_state=0))
     policy.set_params(n_steps=1, sampler="heun", noise_max=50.0, sde="vp")
     np.testing.assert_array_equal(first_action(policy.controller("onnx", random_state=0)), before)
+
+
+@pytest.fixture
+def double_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_the_users_default_type_does_not_matter(engine, mixture, fresh_exports, double_by_default):
+    window = windows(observations())[0][None]
+    expected = mixture.act(window, random_state=3)[0]
+    found = first_action(mixture.controller(engine, random_state=3))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * spread(mixture).max())

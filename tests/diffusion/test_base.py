@@ -11,8 +11,8 @@ from sklearn.exceptions import NotFittedError
 
 from skvdd import DiffusionPolicy, load
 from skvdd.diffusion.policy import denoising_loss
-from skvdd.diffusion.samplers import SAMPLERS
 from skvdd.encoders import MLPEncoder
+from skvdd.nn.samplers import SAMPLERS
 
 NOISE = 0.1  # standard deviation of the toy's actions around each of its two modes
 COARSE = 100.0  # tolerance of a log-density that is compared with itself

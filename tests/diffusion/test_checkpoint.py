@@ -16,8 +16,8 @@ from skvdd import VDDDistiller, load
 from skvdd.diffusion import load_beso_checkpoint
 from skvdd.diffusion.beso import read_state_dict
 from skvdd.diffusion.noise import SCHEDULES
-from skvdd.diffusion.samplers import SAMPLERS
 from skvdd.encoders import TransformerEncoder
+from skvdd.nn.samplers import SAMPLERS
 from skvdd.randomness import row_noise
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"

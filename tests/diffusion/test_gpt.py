@@ -11,9 +11,9 @@ from skvdd.diffusion.beso import gpt_from_state_dict, read_state_dict
 from skvdd.diffusion.denoiser import precondition
 from skvdd.diffusion.gpt import GPTDenoiser
 from skvdd.diffusion.noise import SCHEDULES
-from skvdd.diffusion.samplers import SAMPLERS, draw_actions
 from skvdd.nn.blocks import CausalAttentionBlock
 from skvdd.nn.layout import RowLayout
+from skvdd.nn.samplers import SAMPLERS, draw_actions
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 CASES = {"d3il_w5_nogoal_lin": (5, 3, 1), "beso_w4_goal_mlp": (4, 3, 1)}

@@ -16,8 +16,8 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from skvdd.diffusion import score_teacher
 from skvdd.diffusion.noise import karras
-from skvdd.diffusion.samplers import euler, euler_ancestral
 from skvdd.diffusion.score_teacher import ScoreTeacher
+from skvdd.nn.samplers import euler, euler_ancestral
 
 MEAN, SCALE = np.array([1.5, -0.5]), np.array([0.8, 40.0])  # of raw actions
 UNITS = {"n_actions": 2, "action_mean": MEAN, "action_scale": SCALE}

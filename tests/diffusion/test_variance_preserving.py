@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from skvdd import DiffusionPolicy, VDDDistiller, load
 from skvdd.diffusion.noise import PROCESSES, process_density, process_schedule
-from skvdd.diffusion.samplers import SAMPLERS
+from skvdd.nn.samplers import SAMPLERS
 
 RANGES = [(0.03, 5.0), (0.1, 1.0), (0.002, 12.0)]
 NOISE = 0.1  # standard deviation of the toy's actions around each of its two modes

@@ -179,3 +179,9 @@ def test_scores_asked_in_blocks_are_those_asked_at_once(teacher, two_ways, monke
 def test_each_iteration_has_so_many_steps_of_the_experts_and_one_of_the_gating(teacher, two_ways):
     updates = steps_of(*two_ways, teacher).updates(5)
     assert [(update.name, update.repeats) for update in updates] == [("experts", 5), ("gating", 1)]
+
+
+def test_a_gating_of_which_nothing_is_trained_takes_no_steps(teacher, two_ways):
+    steps = steps_of(*two_ways, teacher)
+    steps.network.gating.requires_grad_(False)
+    assert [update.name for update in steps.updates(2)] == ["experts"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skvdd.diffusion.noise import karras
-from skvdd.distillation.paths import GeneratorNetwork, heun_step, jump_levels, measure
+from skvdd.distillation.paths import GeneratorNetwork, draw_jumps, heun_step, jump_levels, measure
 from skvdd.encoders import MLPEncoder
 from skvdd.nn.layout import RowLayout
 from tests.distillation.toys import Stub, gaussian, normal
@@ -32,6 +32,20 @@ def test_a_step_to_zero_is_eulers_and_one_from_zero_stays():
     moved = heun_step(denoise, actions, t, s)
     torch.testing.assert_close(moved[:, 0], path.denoise(actions, t)[:, 0])
     assert torch.equal(moved[:, 1:], actions[:, 1:])
+
+
+def test_jumps_run_down_the_grid():
+    levels = karras(18, 0.03, 5.0, 7.0).flip(0)
+    uniform = torch.rand(2, 5000, 1, generator=torch.Generator().manual_seed(0))
+    path, s = draw_jumps(uniform, levels, 3)
+    t, u = path[0], path[-1]
+    assert path.shape == (4, 5000, 1)
+    assert (path.diff(dim=0) <= 0).all()
+    assert ((t > u) & (u >= s) & (t > 0)).all()
+    place = torch.searchsorted(levels, torch.stack([t, u, s]))
+    assert torch.equal(place[0].unique(), torch.arange(1, 19))
+    assert torch.equal(place[2].unique(), torch.arange(18))
+    assert torch.equal(place[1], torch.maximum(place[0] - 3, place[2]))
 
 
 def test_distances_are_the_published_ones():

@@ -8,8 +8,8 @@ import torch
 
 from skvdd import ConsistencyTrajectoryDistiller
 from skvdd.diffusion.noise import karras
-from skvdd.distillation.paths import jump_levels
-from skvdd.distillation.trajectory import draw_jumps, generate, jump, trajectory_loss
+from skvdd.distillation.paths import draw_jumps, jump_levels
+from skvdd.distillation.trajectory import generate, jump, trajectory_loss
 from skvdd.randomness import row_noise
 from tests.distillation.toys import (
     Gaussian,
@@ -67,19 +67,6 @@ def test_no_network_is_asked_at_level_zero_and_no_gradient_is_lost():
     jump(guess, actions, t, torch.zeros_like(t)).sum().backward()
     expected = torch.tensor([1.0, np.log(2.0)], dtype=torch.float64)[None, :, None].expand(1, 2, 2)
     torch.testing.assert_close(actions.grad, expected)
-
-
-def test_jumps_run_down_the_grid():
-    levels = grid(18)
-    path, s = draw_jumps(uniform(2, 5000, 1), levels, 3)
-    t, u = path[0], path[-1]
-    assert path.shape == (4, 5000, 1)
-    assert (path.diff(dim=0) <= 0).all()
-    assert ((t > u) & (u >= s) & (t > 0)).all()
-    place = torch.searchsorted(levels, torch.stack([t, u, s]))
-    assert torch.equal(place[0].unique(), torch.arange(1, 19))
-    assert torch.equal(place[2].unique(), torch.arange(18))
-    assert torch.equal(place[1], torch.maximum(place[0] - 3, place[2]))
 
 
 # -- the objective --------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from skvdd import (
     VDDDistiller,
 )
 from skvdd.diffusion.noise import karras
-from skvdd.diffusion.samplers import heun
+from skvdd.nn.samplers import heun
 from tests.estimators import SMALL
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from skvdd.diffusion.noise import exponential, karras
-from skvdd.diffusion.samplers import (
+from skvdd.nn.gaussian_mixture import GaussianMixture, action_score, smooth
+from skvdd.nn.samplers import (
     SAMPLERS,
     STOCHASTIC,
     densest,
@@ -19,7 +20,6 @@ from skvdd.diffusion.samplers import (
     euler_ancestral,
     n_noises,
 )
-from skvdd.nn.gaussian_mixture import GaussianMixture, action_score, smooth
 
 MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.8]], dtype=torch.float64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skvdd import DiffusionPolicy
-from skvdd.queries import MAX_ACTIONS, ROW_MULTIPLE, QueryMixin
+from skvdd.base.queries import MAX_ACTIONS, ROW_MULTIPLE, QueryMixin
 
 
 class Asked(QueryMixin):
@@ -50,7 +50,7 @@ def test_rows_are_evaluated_in_multiples_and_joined_in_order(n):
 @pytest.mark.parametrize("n", [1, 3, 16, 33])
 @pytest.mark.parametrize("n_samples", [1, 2, 3, 7, 16, 100])
 def test_samples_are_evaluated_beside_their_rows(n, n_samples, monkeypatch):
-    monkeypatch.setattr("skvdd.queries.MAX_ACTIONS", 64)
+    monkeypatch.setattr("skvdd.base.queries.MAX_ACTIONS", 64)
     asked = Asked()
     rows, actions, sigma = numbers(n, 3), numbers(n, n_samples, 2), numbers(n, n_samples, seed=1)
     result = asked._evaluate(asked.add, rows, actions, sigma)
@@ -157,7 +157,7 @@ def test_a_row_is_the_same_in_any_place_of_a_batch(policy, n_samples):
 def test_blocks_of_any_size_give_the_same_bits(policy, max_actions, monkeypatch):
     X = np.random.RandomState(1).uniform(-1, 1, (20, 3))
     expected = [policy.sample(X, n, random_state=0) for n in (None, 3, 150)]
-    monkeypatch.setattr("skvdd.queries.MAX_ACTIONS", max_actions)
+    monkeypatch.setattr("skvdd.base.queries.MAX_ACTIONS", max_actions)
     for n, together in zip((None, 3, 150), expected, strict=True):
         np.testing.assert_array_equal(policy.sample(X, n, random_state=0), together)
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from skvdd._sklearn import CallbackSupportMixin, fit_context, is_fitted, with_callbacks
+from skvdd.base.validation import check_same_data, check_same_network, check_training_data
 from skvdd.devices import check_device, resolve_device
 from skvdd.encoders import Encoder, make_encoder
 from skvdd.nn.network import PolicyNetwork
@@ -23,7 +24,6 @@ from skvdd.training.fit import Data, Fit, FitStart, Stage, is_inside_search
 from skvdd.training.loop import Settings
 from skvdd.training.processes import from_first, is_first_process, n_processes
 from skvdd.training.threads import fit_settings
-from skvdd.validation import check_same_data, check_same_network, check_training_data
 
 STALE = ("feature_names_in_", "teacher_")  # attributes that not every fit leaves
 

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from skvdd import GaussianMoEPolicy
-from skvdd.nn.layout import RowLayout
-from skvdd.nn.network import PolicyNetwork
-from skvdd.validation import (
+from skvdd.base.validation import (
     as_numbers,
     check_n_samples,
     check_n_steps,
@@ -21,6 +19,8 @@ from skvdd.validation import (
     check_training_data,
     flatten,
 )
+from skvdd.nn.layout import RowLayout
+from skvdd.nn.network import PolicyNetwork
 
 
 def refused(message, kind=ValueError):

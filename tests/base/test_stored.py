@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 import skvdd
 from skvdd import DiffusionPolicy, GaussianMoEPolicy, ScoreTeacher, VDDDistiller
-from skvdd.stored import check_learned
+from skvdd.base.stored import check_learned
 from tests.estimators import SMALL, ask, label, make_estimators, methods, small_teacher
 
 TINY = {**SMALL, "max_iter": 4, "hidden_size": 12}  # a multiple of four heads

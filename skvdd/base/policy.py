@@ -21,14 +21,14 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from skvdd._sklearn import Interval, ProgressBar, StrOptions
+from skvdd.base.fitting import FitMixin
+from skvdd.base.queries import QueryMixin
+from skvdd.base.stored import StoredMixin
 from skvdd.control.controller import Controller
 from skvdd.encoders import ENCODERS, Encoder
-from skvdd.fitting import FitMixin
 from skvdd.persistence import save
-from skvdd.queries import QueryMixin
 from skvdd.randomness import RandomStates
 from skvdd.registry import register
-from skvdd.stored import StoredMixin
 from skvdd.training.processes import from_first, is_first_process
 
 

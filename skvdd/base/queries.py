@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from skvdd.base.validation import check_query_actions, check_query_rows
 from skvdd.devices import resolve_device
-from skvdd.validation import check_query_actions, check_query_rows
 
 # Matrix products of few rows, and the rows left over at the end of many, take other kernels, which
 # round differently: in a multiple of so many rows each gives the same bits alone as in any batch,
