@@ -5,8 +5,11 @@ import os
 import random
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from numbers import Integral
+from threading import Event
 
 import numpy as np
 import pytest
@@ -511,6 +514,32 @@ def test_the_number_of_threads_that_somebody_chose_is_kept(kind, cores, monkeypa
     torch.set_num_threads(6)
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert threads_of_a_fit(estimator) == (6, {6}, 6)
+
+
+def test_fits_that_overlap_leave_the_threads_of_later_ones_alone(cores, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(2), raising=False)
+    torch.set_num_threads(2)
+    begun, ended = Event(), Event()
+
+    def longer():
+        begun.wait(60)
+        with threads.fit_settings(torch.device("cpu"), work=1.0):
+            begun.clear()
+            ended.wait(60)
+
+    def shorter():
+        with threads.fit_settings(torch.device("cpu"), work=1.0):
+            begun.set()
+            while begun.is_set():  # until the longer one has begun, too
+                time.sleep(0.001)
+        ended.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(longer), pool.submit(shorter)]:
+            done.result(60)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
 
 
 def test_threads_are_those_of_the_machine_before_and_after_a_fit():

@@ -217,12 +217,22 @@ def check_same_data(estimator: Any, data: Data, *, partial: bool) -> None:
 def check_same_network(old: PolicyNetwork, new: PolicyNetwork, *, partial: bool) -> None:
     """Raise a ValueError if a fit cannot continue from a network, since another one is wanted."""
     continues, remedy = continuation(partial)
-    for name, value in new.config.items():
-        if repr(value) != repr(old.config[name]):
+    if type(old) is not type(new):
+        raise ValueError(
+            f"{continues} from a {type(old).__name__}, got a {type(new).__name__}. {remedy}"
+        )
+    for name, value in _flat(new.config).items():
+        before = _flat(old.config).get(name)
+        if repr(value) != repr(before):
             raise ValueError(
-                f"{continues} from a network with {name}={old.config[name]}, got {name}={value}. "
-                f"{remedy}"
+                f"{continues} from a network with {name}={before}, got {name}={value}. {remedy}"
             )
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the entries of a nested one in its place."""
+    nested = config.get("denoiser")
+    return config if nested is None else {**config, **nested, "denoiser": None}
 
 
 def _rows_of(shape: tuple[int, ...]) -> str:

@@ -289,7 +289,8 @@ class DiffusionPolicy(BaseDiffusionPolicy):
     def _like_before(self, fit: Fit) -> dict[str, Any]:
         """Return what a network read from a checkpoint has and no parameter describes."""
         names = ("head_size", "joint", "n_goal_tokens", "sigma_data")
-        return {} if fit.is_fresh else {name: self.network_.config[name] for name in names}
+        config = {} if fit.is_fresh else self.network_.config
+        return {name: config[name] for name in names if name in config}
 
     def _stages(self, fit: Fit) -> Iterator[Stage]:
         network: Any = fit.network

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 # Multiply-adds of one iteration below which a second thread gains nothing, see
 # `benchmarks.threads`.
@@ -35,12 +35,10 @@ def fit_settings(device: torch.device, work: float) -> Iterator[None]:
         if device.type != "cpu" or work >= SMALL_WORK or is_chosen(n_threads):
             yield
             return
-        with threadpool_limits(1):  # scikit-learn's and NumPy's
-            torch.set_num_threads(1)
-            try:
-                yield
-            finally:
-                torch.set_num_threads(n_threads)
+        # OpenMP has a number for each thread of Python. `torch.set_num_threads` and BLAS have one
+        # for all, too, which fits in several threads would put back to each other's.
+        with ThreadpoolController().select(user_api="openmp").limit(limits=1):
+            yield
 
 
 def is_chosen(n_threads: int) -> bool:
