@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+import numpy as np
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from sklearn.utils.validation import check_is_fitted
@@ -149,6 +150,8 @@ def _header(policy: Any) -> dict[str, Any]:
     parameters.pop("teacher", None)
     if "device" in parameters:
         parameters["device"] = "auto"  # the machine that loads it may have none of that name
+    if isinstance(parameters.get("random_state"), np.random.RandomState):
+        parameters["random_state"] = None  # a policy that is loaded needs no generator's state
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -328,7 +331,7 @@ def _numbers(config: Any) -> list[tuple[str, int]]:
             found.append((name, value))
         elif isinstance(value, dict):
             found += _numbers(value)
-        elif is_registered(value):
+        elif is_registered(value) and not is_foreign(value):  # whose numbers may mean anything
             found += _numbers(arguments_of(value))
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 OWN = "skvdd:"  # begins the names of the library's classes
-TAG = "skvdd class"  # key of an object in the header
+TAG, TUPLE = "skvdd class", "skvdd tuple"  # keys of objects and tuples in the header
 REGISTRY: dict[str, type] = {}  # the classes that a file may name: nothing else is ever built
 
 
@@ -43,18 +43,16 @@ def class_name(cls: type) -> str:
 
 def to_plain(value: Any) -> Any:
     """Return a value as JSON can hold it: registered objects as their class and parameters."""
-    if isinstance(value, dict):
-        return {str(name): to_plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: to_plain(inner) for name, inner in value.items()}
+    if isinstance(value, tuple):
+        return {TUPLE: [to_plain(inner) for inner in value]}
+    if isinstance(value, list):
         return [to_plain(inner) for inner in value]
-    if isinstance(value, np.ndarray):
-        return to_plain(value.tolist())
     if isinstance(value, np.generic):
         return value.item()
     if type(value).__name__ == "device":  # torch's
         return str(value)
-    if isinstance(value, np.random.RandomState):
-        return None  # a policy that is loaded does not need the state of its generator
     if is_registered(value):
         return {TAG: class_name(type(value)), **to_plain(arguments_of(value))}
     if value is None or isinstance(value, bool | int | float | str):
@@ -70,11 +68,13 @@ def arguments_of(value: Any) -> dict[str, Any]:
 
 
 def from_plain(value: Any) -> Any:
-    """Undo `to_plain`; lists stay lists."""
+    """Undo `to_plain`."""
     if isinstance(value, list):
         return [from_plain(inner) for inner in value]
     if not isinstance(value, dict):
         return value
+    if TUPLE in value:
+        return tuple(from_plain(inner) for inner in value[TUPLE])
     arguments = {name: from_plain(inner) for name, inner in value.items() if name != TAG}
     if TAG not in value:
         return arguments

@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from onnxruntime import InferenceSession
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
@@ -341,7 +340,7 @@ def test_an_encoder_of_ones_own_is_exported(estimator, two_ways, tmp_path):
     if isinstance(policy, DiffusionPolicy):
         policy = policy.with_sampler(n_steps=1)  # each step is a copy of the network in the file
     policy.export_onnx(tmp_path / "policy.onnx")
-    session = InferenceSession(tmp_path / "policy.onnx")
+    session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "policy.onnx")
     rows = X[:5].reshape(5, 6)
     inputs = {"states": rows}
     if len(session.get_inputs()) == 1:
@@ -378,3 +377,33 @@ def test_to_continue_needs_the_same_encoder(two_ways):
         "encoder=Waves(n_features=8). Set warm_start=False."
     ):
         policy.fit(X, y)
+
+
+class Tuned(Encoder):
+    """An encoder whose parameters are none that a file of the library has."""
+
+    def __init__(self, act=("relu",), axis=-1, n_layers=90):
+        self.act = act
+        self.axis = axis
+        self.n_layers = n_layers
+
+    def build(self, layout):
+        act = nn.Tanh() if self.act == ("tanh",) else nn.ReLU()
+        return nn.Sequential(nn.Linear(layout.n_columns, 8), act)
+
+
+def test_parameters_of_an_own_encoder_come_back_from_a_file_as_they_were(tmp_path):
+    X, y = np.random.RandomState(0).standard_normal((2, 40, 2))
+    policy = GaussianMoEPolicy(2, encoder=Tuned(("tanh",)), max_iter=2, random_state=0).fit(X, y)
+    policy.save(tmp_path / "policy.safetensors")
+    again = skvdd.load(tmp_path / "policy.safetensors")
+    assert again.encoder.get_params() == policy.encoder.get_params()
+    np.testing.assert_array_equal(again.predict(X), policy.predict(X))
+
+
+@pytest.mark.parametrize("act", [{1: "tanh"}, {"tanh"}])
+def test_a_parameter_that_would_not_come_back_is_refused(act, tmp_path):
+    X, y = np.random.RandomState(0).standard_normal((2, 40, 2))
+    policy = GaussianMoEPolicy(2, encoder=Tuned(act), max_iter=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match=r"a policy file cannot hold a (dict|set)"):
+        policy.save(tmp_path / "policy.safetensors")

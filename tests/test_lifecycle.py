@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from numbers import Integral
 from threading import Event
+from unittest.mock import MagicMock, Mock, patch
 
 import numpy as np
 import pytest
@@ -540,6 +541,18 @@ def test_fits_that_overlap_leave_the_threads_of_later_ones_alone(cores, monkeypa
             done.result(60)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_blas_is_put_back_by_the_fit_that_limited_it(n_threads, cores):
+    """A fit that finds one thread may have found another fit's limit: it is not its to keep."""
+    blas, libraries = Mock(), Mock()
+    blas.info.return_value = [{"num_threads": n_threads}]
+    blas.limit.return_value = nullcontext()
+    libraries.select.side_effect = lambda user_api: blas if user_api == "blas" else MagicMock()
+    with patch("skvdd.training.threads.ThreadpoolController", lambda: libraries):
+        with threads.fit_settings(torch.device("cpu"), work=1.0):
+            assert blas.limit.call_count == (n_threads > 1)
 
 
 def test_threads_are_those_of_the_machine_before_and_after_a_fit():

@@ -252,7 +252,7 @@ class FitMixin(CallbackSupportMixin, metaclass=ABCMeta):
         self, fit: Fit, network: PolicyNetwork, history: list[dict[str, Any]], n_iter: int
     ) -> dict[str, Any]:
         """Return the attributes of the policy as a fit leaves them."""
-        shape = fit.data.action_shape
+        shape = fit.data.action_shape if fit.is_fresh else self.action_shape_
         return {
             "network_": network,
             "action_shape_": shape,

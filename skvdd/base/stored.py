@@ -34,8 +34,10 @@ class StoredMixin:
     def _learned(self) -> dict[str, Any]:
         """Return the learned attributes that a file keeps beside the network."""
         names = [*LEARNED, *self._learned_beside, "n_features_in_"]
-        names += ["feature_names_in_"] if hasattr(self, "feature_names_in_") else []
-        return {name: getattr(self, name) for name in names}
+        learned = {name: getattr(self, name) for name in names}
+        if hasattr(self, "feature_names_in_"):
+            learned["feature_names_in_"] = list(self.feature_names_in_)
+        return learned
 
     def _restore(self, network: PolicyNetwork, learned: dict[str, Any]) -> None:
         """Become the fitted policy of a file, or raise a ValueError."""

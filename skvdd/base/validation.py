@@ -203,7 +203,10 @@ def check_same_data(estimator: Any, data: Data, *, partial: bool) -> None:
             f"{continues} from a fit with {columns} of {before[0]} and actions of {before[1]} "
             f"dimensions, got {now[0]} and {now[1]}. {remedy}"
         )
-    if data.actions is not None and n_actions > 1 and data.action_shape != estimator.action_shape_:
+    same = data.action_shape == estimator.action_shape_ or (
+        n_actions == 1 and max(len(data.action_shape), len(estimator.action_shape_)) < 2
+    )
+    if data.actions is not None and not same:
         raise ValueError(
             f"{continues} from a fit with actions of shape {_rows_of(estimator.action_shape_)}, "
             f"got {_rows_of(data.action_shape)}. {remedy}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class Controller:
 
         Returns
         -------
-        ndarray of shape (d_a,) or (H, d_a)
+        ndarray of shape (d_a,) or (H, d_a); (1,) where `fit` was given plain numbers
             What ``policy.act`` does: of a mixture, the mean of an expert drawn from the gating. It
             is yours to change.
 
@@ -179,6 +180,14 @@ class Controller:
             f"Controller(engine={self.engine_name!r}, window_size={sizes.window_size}, "
             f"n_states={sizes.n_states}, action_shape={sizes.action_shape})"
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Controller:
+        """Return a controller of its own window and draws, on the same engine."""
+        rng = copy.deepcopy(self._rng, memo)
+        new = Controller(self._engine, self.engine_name, self._sizes, rng)
+        new._row[:] = self._row
+        new._empty, new.mixture = self._empty, copy.deepcopy(self.mixture, memo)
+        return new
 
     def __getstate__(self) -> dict[str, Any]:
         if self.engine_name != "onnx":

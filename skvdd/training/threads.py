@@ -35,10 +35,22 @@ def fit_settings(device: torch.device, work: float) -> Iterator[None]:
         if device.type != "cpu" or work >= SMALL_WORK or is_chosen(n_threads):
             yield
             return
-        # OpenMP has a number for each thread of Python. `torch.set_num_threads` and BLAS have one
-        # for all, too, which fits in several threads would put back to each other's.
-        with ThreadpoolController().select(user_api="openmp").limit(limits=1):
+        libraries = ThreadpoolController()
+        # OpenMP, torch's and scikit-learn's, has a number for each thread of Python, while
+        # `torch.set_num_threads` would change that of new ones, too.
+        with libraries.select(user_api="openmp").limit(limits=1), _one_blas_thread(libraries):
             yield
+
+
+@contextmanager
+def _one_blas_thread(libraries: ThreadpoolController) -> Iterator[None]:
+    """Let NumPy's BLAS have one thread; where it has, a fit in another thread may put it back."""
+    blas = libraries.select(user_api="blas")
+    if all(pool["num_threads"] == 1 for pool in blas.info()):
+        yield
+        return
+    with blas.limit(limits=1):
+        yield
 
 
 def is_chosen(n_threads: int) -> bool:

@@ -328,3 +328,11 @@ def test_integers_of_numpy_are_integers():
     check_n_samples(None)
     check_n_samples(np.int64(3))
     assert type(check_n_steps(np.int32(2))) is int
+
+
+def test_a_fit_that_continues_keeps_the_shape_of_single_numbers():
+    X, y = np.random.RandomState(0).standard_normal((2, 40, 2))
+    policy = GaussianMoEPolicy(2, max_iter=2, random_state=0).fit(X, y[:, 0])
+    assert policy.partial_fit(X, y[:, :1]).predict(X).shape == (40,)
+    with pytest.raises(ValueError, match="continues from a fit with actions of shape"):
+        policy.partial_fit(X, y[:, :1, None])

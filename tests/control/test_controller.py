@@ -1,5 +1,6 @@
 """Controllers: the actions of ``act``, whatever the engine; nothing on the way that could fail."""
 
+import copy
 import pickle
 import re
 import sys
@@ -241,3 +242,17 @@ def test_a_generator_of_numpy_is_refused_as_everywhere(mixture):
 def test_an_unfitted_policy_has_no_controller():
     with pytest.raises(NotFittedError):
         GaussianMoEPolicy().controller()
+
+
+def test_a_copied_controller_has_a_window_and_draws_of_its_own():
+    X, y = np.random.RandomState(0).standard_normal((2, 40, 2))
+    policy = GaussianMoEPolicy(3, window_size=2, max_iter=2, random_state=0).fit(
+        X.reshape(20, 2, 2), y[:20]
+    )
+    controller = policy.controller("torch", random_state=0)
+    controller.reset()
+    controller.act(X[0])
+    other = copy.deepcopy(controller)
+    np.testing.assert_array_equal(other.act(X[1]), controller.act(X[1]))
+    other.reset()
+    np.testing.assert_array_equal(controller.act(X[2]).shape, (2,))
