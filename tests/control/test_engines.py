@@ -1,7 +1,6 @@
 """Diffusion policies in ONNX Runtime: two small models and a loop, which gives what torch gives."""
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -9,6 +8,8 @@ from skvdd.control.runtime import SamplerLoop
 from skvdd.nn.samplers import SAMPLERS
 from tests.control.toys import WINDOW, first_action, make_data, observations, spread, windows
 from tests.estimators import small_teacher
+
+onnx = pytest.importorskip("onnx")
 
 KINDS = {
     "ve": {},

@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
-from onnx import load
-from onnxruntime import InferenceSession
 
 from skvdd import GaussianMoEPolicy
 from skvdd.control import onnx
 from tests.control.toys import WINDOW, make_data, spread
 from tests.estimators import SMALL
+
+load = pytest.importorskip("onnx").load
+InferenceSession = pytest.importorskip("onnxruntime").InferenceSession
 
 
 def test_the_file_gives_what_the_policy_gives(policy, tmp_path):
