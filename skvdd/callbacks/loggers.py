@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from abc import abstractmethod
+from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from skvdd.persistence import write_whole
 from skvdd.training import Run, is_first_process
 
 
-class _Logger(Callback):
+class _Logger(Callback, metaclass=ABCMeta):
     """Writes rows of the history once all callbacks have added their columns."""
 
     def _between_reports(self, estimator: Any, run: Run, *, begins: bool) -> None:

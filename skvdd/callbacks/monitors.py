@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +16,7 @@ from skvdd.callbacks.base import Callback, check_interval, is_report, last_due
 from skvdd.training import Run, from_first
 
 
-class _Monitor(Callback):
+class _Monitor(Callback, metaclass=ABCMeta):
     """Measures the policy from time to time; keeps the best weights, and stops when none come."""
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABCMeta, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from skvdd.nn.layout import RowLayout
 from skvdd.nn.network import BuildsEncoder, PolicyNetwork, build_encoder
 
 
-class Denoiser(PolicyNetwork):
+class Denoiser(PolicyNetwork, metaclass=ABCMeta):
     r"""A preconditioned denoiser of actions, conditioned on observations.
 
     .. math:: D(a; s, \sigma) = c_{skip}\, a + c_{out}\, F(c_{in}\, a, s, \sigma)

@@ -9,17 +9,18 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import ThreadpoolController
 
-# Multiply-adds of one iteration below which a second thread gains nothing, see
-# `benchmarks.threads`.
+# Multiply-adds of one iteration, about 0.1 s of one thread, below which training has one thread.
+# On a quiet machine a second one is 1.6 to 1.8 times faster from the default size on; where its core
+# is busy it is 11 times slower (`python -m benchmarks.threads`, with and without `--busy`).
 SMALL_WORK = 2e9
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # with which a user chooses
 
 
 @contextmanager
 def fit_settings(device: torch.device, work: float) -> Iterator[None]:
-    """Train with gradients, and on one CPU thread where more gain nothing.
+    """Train with gradients, and a small network on one CPU thread.
 
-    Small networks gain nothing from a second thread, and lose ten times their speed to it when its
+    A second thread makes it 1.6 times faster on a quiet machine, and eleven times slower when its
     core is busy. The user's choice is left alone: ``OMP_NUM_THREADS`` in the environment, or
     `torch.set_num_threads` with another number than that of the cores. All settings are put back.
 
