@@ -10,8 +10,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 # Multiply-adds of one iteration, about 0.1 s of one thread, below which training has one thread.
-# On a quiet machine a second one is 1.6 to 1.8 times faster from the default size on; where its core
-# is busy it is 11 times slower (`python -m benchmarks.threads`, with and without `--busy`).
+# On a quiet machine two are 1.6 to 1.8 times faster from the default size on; where a core is busy
+# they are 11 times slower (`python -m benchmarks.threads`, with and without `--busy`).
 SMALL_WORK = 2e9
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # with which a user chooses
 
