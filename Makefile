@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  --editable ".[dev]" --constraint constraints.txt
 	@touch $@
 
-demo: $(INSTALLED) rendering ## train a teacher, distil it, compare both in the simulator
+demo: $(INSTALLED) rendering ## train a teacher, distill it, compare both in the simulator
 	@$(HEADLESS); $(BIN)/python -m skvdd demo
 
 # ARGS comes last, so that -m in it decides which tests run.

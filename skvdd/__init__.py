@@ -1,4 +1,4 @@
-"""Distil diffusion policies into mixtures of Gaussian experts, in scikit-learn's style."""
+"""Distill diffusion policies into mixtures of Gaussian experts, in scikit-learn's style."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

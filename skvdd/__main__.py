@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import skvdd
 
 DEMO = """\
-Train a diffusion policy on the demonstrations that come with the library, distil it into a
+Train a diffusion policy on the demonstrations that come with the library, distill it into a
 mixture of Gaussian experts, fit the same mixture by EM for comparison, roll all of them out on
 the simulated robot, and time one action of each. Takes about five minutes on two cores.
 
@@ -26,13 +26,13 @@ def build_parser() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog="python -m skvdd",
-        description="Distil diffusion policies into mixtures of Gaussian experts.",
+        description="Distill diffusion policies into mixtures of Gaussian experts.",
     )
     parser.add_argument("--version", action="version", version=f"skvdd {skvdd.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
     demo = commands.add_parser(
         "demo",
-        help="train, distil and compare on Avoiding",
+        help="train, distill and compare on Avoiding",
         description=DEMO,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

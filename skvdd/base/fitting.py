@@ -57,7 +57,7 @@ class FitMixin(CallbackSupportMixin, metaclass=ABCMeta):
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike | None = None, *, teacher: Any = None) -> Self:
-        """Learn a policy from demonstrations, or distil it from a teacher.
+        """Learn a policy from demonstrations, or distill it from a teacher.
 
         A fit that fails changes nothing: the policy is what it was before.
 
@@ -147,7 +147,7 @@ class FitMixin(CallbackSupportMixin, metaclass=ABCMeta):
         if teacher is not None:
             raise TypeError(
                 f"{type(self).__name__} learns from demonstrations and takes no teacher. "
-                "VDDDistiller distils one."
+                "VDDDistiller distills one."
             )
         return None
 

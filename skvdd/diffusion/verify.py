@@ -293,7 +293,7 @@ class _Asked:
         score = self(x, sigma)
         denoised = x + sigma**2 * score
         away, spread = x - centers[:, None], ((actions - centers) ** 2).mean(axis=0)
-        # The best linear function of x pulls it towards the mean.
+        # The best linear function of x pulls it toward the mean.
         variance = actions.var(axis=0) + self.teacher.noise_min**2
         linear = mean + variance / (variance + sigma**2) * (x - mean)
         error = ((linear - clean) ** 2).sum(axis=2)

@@ -76,7 +76,7 @@ def consistency_loss(
     Parameters
     ----------
     student, target : callable
-        ``f(actions, sigma)``, with the parameters that are learnt and with their moving average.
+        ``f(actions, sigma)``, with the parameters that are learned and with their moving average.
     teacher : callable
         ``D(actions, sigma)``.
     actions, noise : Tensor of shape (n, S, d_a)
@@ -92,7 +92,7 @@ def consistency_loss(
 
     Examples
     --------
-    A teacher of actions that are all zero, and a student that has learnt it:
+    A teacher of actions that are all zero, and a student that has learned it:
 
     >>> import torch
     >>> from skvdd.distillation.consistency import consistency_loss
@@ -148,7 +148,7 @@ def generate(
 
 
 class ConsistencyDistiller(BaseGeneratorDistiller):
-    r"""Distil a teacher into a consistency model, which turns noise into an action in one step.
+    r"""Distill a teacher into a consistency model, which turns noise into an action in one step.
 
     Consistency distillation (CD) [1]_ learns the function that maps any point of a path of the
     teacher's probability-flow ODE to where the path ends, at ``noise_min``:
@@ -232,7 +232,7 @@ class ConsistencyDistiller(BaseGeneratorDistiller):
     See Also
     --------
     ConsistencyTrajectoryDistiller : Learns jumps between any two levels.
-    VDDDistiller : Distils into a mixture, which has a density.
+    VDDDistiller : Distills into a mixture, which has a density.
 
     References
     ----------

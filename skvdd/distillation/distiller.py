@@ -23,7 +23,7 @@ from skvdd.training.fit import Fit, Stage
 
 
 class VDDDistiller(TeacherMixin, BaseMixturePolicy):
-    r"""Distil a teacher's score into a mixture of Gaussian experts.
+    r"""Distill a teacher's score into a mixture of Gaussian experts.
 
     Variational Diffusion Distillation [1]_ minimizes the reverse Kullback-Leibler divergence
     :math:`KL(q(\cdot|s) \| \pi(\cdot|s))` between a mixture :math:`q` and a diffusion policy

@@ -287,7 +287,7 @@ class GeneratorStep:
 
     @torch.no_grad()
     def _update_target(self) -> None:
-        """Move the target towards what the last iteration made of the student."""
+        """Move the target toward what the last iteration made of the student."""
         target, own = ([*network.parameters()] for network in (self.target, self.network))
         torch._foreach_lerp_(target, own, 1.0 - self.target_decay)
 

@@ -123,7 +123,7 @@ def trajectory_loss(
     Parameters
     ----------
     student, target : callable
-        ``g(actions, t, s)``, with the parameters that are learnt and with their moving average.
+        ``g(actions, t, s)``, with the parameters that are learned and with their moving average.
     teacher : callable
         ``D(actions, sigma)``.
     actions, noise : Tensor of shape (n, S, d_a)
@@ -143,7 +143,7 @@ def trajectory_loss(
 
     Examples
     --------
-    A teacher of actions that are all zero, and a student that has learnt it, over one step of the
+    A teacher of actions that are all zero, and a student that has learned it, over one step of the
     solver from level 2 to 1:
 
     >>> import torch
@@ -189,7 +189,7 @@ def generate(
 
 
 class ConsistencyTrajectoryDistiller(BaseGeneratorDistiller):
-    r"""Distil a teacher into jumps along its paths, from noise to an action in one or a few.
+    r"""Distill a teacher into jumps along its paths, from noise to an action in one or a few.
 
     A consistency trajectory model (CTM) [1]_ learns to jump between any two noise levels of a path
     of the teacher's probability-flow ODE:

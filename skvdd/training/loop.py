@@ -257,7 +257,7 @@ class Run:
 
     @torch.no_grad()
     def _update_ema(self) -> None:
-        """Move the EMA towards the network; its memory grows to ``1 / (1 - decay)`` steps."""
+        """Move the EMA toward the network; its memory grows to ``1 / (1 - decay)`` steps."""
         # Short runs, and the start of long ones, must not remember the untrained weights.
         n = self.iteration
         memory = min(self.settings.ema_decay, (1.0 + n) / (10.0 + n)) if n else 0.0
