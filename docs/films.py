@@ -38,7 +38,7 @@ def film_training(path: Path) -> None:
         max_iter=300,
         batch_size=64,
         state_noise=0.0,
-        random_state=2,
+        random_state=0,
         **SMALL,
     )
     student.set_callbacks(snapshots).fit(states, actions, teacher=teacher)
