@@ -104,7 +104,7 @@ def complaints(site: Path, browser: str) -> Iterator[str]:
         for name, (html, _) in zip(
             ESTIMATORS, pool.map(lambda url: opened(browser, url), searches), strict=True
         ):
-            if f"generated/skvdd.{name}.html" not in html:
+            if not re.search(rf"generated/skvdd\.(\w+\.)*{name}\.html", html):
                 yield f"search: {name} is not found"
 
 
