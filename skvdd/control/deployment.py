@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,12 +32,22 @@ class Graph(nn.Module):
         super().__init__()
         self.network: Any = network
 
+
+class PolicyGraph(Graph, metaclass=ABCMeta):
+    """A whole policy.
+
+    Parameters
+    ----------
+    network : PolicyNetwork
+        On the CPU.
+    """
+
+    @abstractmethod
     def standardized(self, *outputs: Tensor) -> tuple[Tensor, ...]:
         """Return outputs in units of the spread of the actions, to compare them by."""
-        raise NotImplementedError
 
 
-class MixtureGraph(Graph):
+class MixtureGraph(PolicyGraph):
     """Observations in, the parameters of their mixtures out.
 
     Parameters
@@ -60,7 +71,7 @@ class MixtureGraph(Graph):
         return gates, (means - units.mean) / units.scale, factors / units.scale[:, None]
 
 
-class SamplerGraph(Graph):
+class SamplerGraph(PolicyGraph):
     """Observations and standard normal noise in, an action for each observation out.
 
     Parameters
@@ -124,7 +135,7 @@ class Deployment:
 
     Parameters
     ----------
-    graph : Graph
+    graph : PolicyGraph
         The whole policy, on the CPU.
     layout : RowLayout
         Columns of a row.
@@ -135,7 +146,7 @@ class Deployment:
         around its network; None where the whole graph runs at once.
     """
 
-    graph: Graph
+    graph: PolicyGraph
     layout: RowLayout
     sizes: Sizes
     sampling: dict[str, Any] | None = None
@@ -144,7 +155,7 @@ class Deployment:
     def of(
         cls,
         policy: Any,
-        graph_class: type[Graph],
+        graph_class: type[PolicyGraph],
         *,
         noise_shape: tuple[int, ...] | None = None,
         in_loop: bool = False,

@@ -160,6 +160,7 @@ class PolicyTeacher:
     def __init__(self, policy: DiffusionPolicy, steps: Any, device: torch.device) -> None:
         # Fits replace attributes of a policy, but a pipeline fits its steps in place.
         self.policy, self.steps = copy.copy(policy), copy.deepcopy(steps)
+        self.device = device
         self.model: Denoiser = copy.deepcopy(policy.network_).to(device).requires_grad_(False)
         self.sees_states = steps is None
         self.network = self.model if steps is None else None
