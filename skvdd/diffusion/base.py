@@ -247,10 +247,10 @@ class BaseDiffusionPolicy(DensityPolicy):
         ndarray of shape (n, d_a), or (n,)
             Gradient of the log-density with respect to the raw action.
         """
+        score = self._at_noise_level(X, y, noise_level, "score").double().numpy()
         _, scale = self.network_.action_normalization.statistics
         # Eq. 7 needs the gradient in raw units: the chain rule divides by the scale.
-        score = self._at_noise_level(X, y, noise_level, "score").double().numpy() / scale
-        return self._shaped(score)
+        return self._shaped(score / scale)
 
     def denoise(self, X: ArrayLike, y: ArrayLike, noise_level: ArrayLike) -> NDArray:
         """Return the expected clean action, given noised ones.

@@ -377,3 +377,11 @@ def test_chunks_of_another_shape_are_refused(chunked):
         chunked.log_prob(X, y.transpose(0, 2, 1))
     with pytest.raises(ValueError, match="was fitted with actions of shape"):
         chunked.log_prob(X, y[:, :2])
+
+
+@pytest.mark.parametrize("method", ["score_function", "denoise", "denoising_score", "with_sampler"])
+def test_an_unfitted_policy_says_so_whatever_it_is_asked(method):
+    X = np.zeros((3, 2))
+    arguments = {"denoising_score": (X, X), "with_sampler": ()}.get(method, (X, X, 1.0))
+    with pytest.raises(NotFittedError):
+        getattr(DiffusionPolicy(), method)(*arguments)
