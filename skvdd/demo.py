@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from sklearn.callback import ProgressBar
 
@@ -32,8 +33,8 @@ from skvdd.mixture import GaussianMoEPolicy
 # ---------------------------------------------------------------------------------------
 
 TASK = "avoiding"
-ENV_ID = "skvdd/Avoiding-v0"
 WINDOW_SIZE = 5
+GRID_SIZE = 24  # of the pictured densities, each point of which costs an integral
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ def run_demo(
     -------
     results : dict
         What ``results.json`` holds: for ``teacher``, ``teacher_one_step``, ``vdd`` and ``em``
-        the success rate with its interval, task entropy, number of behaviors and
-        milliseconds per action; ``seconds`` per stage; ``versions``; and the arguments.
+        what `skvdd.evaluation.Evaluation.to_dict` tells, success rate, entropy and diversity with
+        their intervals, and ``action_ms``, milliseconds per action; ``seconds`` per stage;
+        ``versions``; and the arguments.
     """
     if n_episodes < 1:
         raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
@@ -127,20 +129,23 @@ def run_demo(
     demonstrations = load_demonstrations(TASK)
     _train(estimators, demonstrations, stages)
     policies = _policies(estimators)
-    evaluations = _evaluate(policies, n_episodes, random_state, stages)
+    evaluations = _evaluate(policies, _titles(estimators), n_episodes, random_state, stages)
     milliseconds = _time(policies, demonstrations, stages)
     with stages.stage("pictures", "Drawing"):
         _draw(folder, evaluations["vdd"], estimators, demonstrations)
 
     results = {
-        **{name: _row(evaluations[name], milliseconds[name]) for name in policies},
+        **{
+            name: {**evaluations[name].to_dict(), "action_ms": milliseconds[name]}
+            for name in policies
+        },
         "seconds": stages.seconds,
         "versions": _versions(),
         "random_state": random_state,
         "n_episodes": n_episodes,
     }
     _save(folder, estimators, results)
-    console.print(_table(results, estimators))
+    console.print(_table(results, _titles(estimators)))
     console.print(
         f"Results, pictures and policies are in {folder}.", highlight=False, soft_wrap=True
     )
@@ -175,16 +180,31 @@ def _policies(estimators: DemoEstimators) -> dict[str, Any]:
     }
 
 
+def _titles(estimators: DemoEstimators) -> dict[str, str]:
+    """Return what the policies are called where they are compared."""
+    return {
+        "teacher": f"teacher, {estimators.teacher.n_steps} steps",
+        "teacher_one_step": "teacher, 1 step",
+        "vdd": f"VDD, {estimators.vdd.n_experts} experts",
+        "em": f"EM, {estimators.em.n_experts} experts",
+    }
+
+
 def _evaluate(
-    policies: dict[str, Any], n_episodes: int, random_state: int, stages: _Stages
+    policies: dict[str, Any],
+    titles: dict[str, str],
+    n_episodes: int,
+    random_state: int,
+    stages: _Stages,
 ) -> dict[str, Evaluation]:
+    evaluations = {}
     with stages.stage("evaluate", f"Rolling out {n_episodes} episodes of each"):
-        return {
-            name: evaluate_policy(
-                policy, ENV_ID, n_episodes, random_state=random_state, progress=stages.progress
+        for name in stages.track(policies, "evaluate_policy"):
+            evaluations[name] = evaluate_policy(
+                policies[name], TASK, n_episodes, random_state=random_state, progress=False
             )
-            for name, policy in policies.items()
-        }
+            stages.say(f"{titles[name]}: {evaluations[name]}")
+    return evaluations
 
 
 def _time(
@@ -193,12 +213,6 @@ def _time(
     with stages.stage("time", "Timing one action"):
         window = demonstrations.windows(policies["teacher"].window_size)[0][0]
         return {name: time_action(policy, window) for name, policy in policies.items()}
-
-
-def _row(evaluation: Evaluation, milliseconds: float) -> dict[str, Any]:
-    summary = evaluation.to_dict()
-    names = ("success_rate", "success_interval", "entropy", "n_behaviors")
-    return {**{name: summary[name] for name in names}, "action_ms": milliseconds}
 
 
 def _versions() -> dict[str, str]:
@@ -223,34 +237,48 @@ class _Stages:
     progress: bool
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def say(self, text: str) -> None:
+        if self.progress:
+            self.console.print(text, highlight=False, markup=False)
+
+    def track(self, names: Iterable[str], title: str) -> Iterable[str]:
+        """Yield one after the other, with a bar like those of scikit-learn's `ProgressBar`."""
+        return track(
+            list(names),
+            title,
+            console=self.console,
+            complete_style="#F7931E",
+            finished_style="#29ABE2",
+            disable=not self.progress,
+        )
+
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
-        if self.progress:
-            self.console.print(f"{title} ...", highlight=False)
+        self.say(f"{title} ...")
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
 
 
-def _table(results: dict[str, Any], estimators: DemoEstimators) -> Table:
-    titles = {
-        "teacher": f"teacher, {estimators.teacher.n_steps} steps",
-        "teacher_one_step": "teacher, 1 step",
-        "vdd": f"VDD, {estimators.vdd.n_experts} experts",
-        "em": f"EM, {estimators.em.n_experts} experts",
-    }
-    title = f"{ENV_ID}, {results['n_episodes']} episodes each"
+def _table(results: dict[str, Any], titles: dict[str, str]) -> Table:
+    title = f"{TASK}, {results['n_episodes']} episodes each"
     table = Table("policy", title=title, box=SIMPLE_HEAD)  # fits into 80 columns
-    for column in ("success rate (95 %)", "entropy", "behaviors", "action, ms"):
+    for column in (
+        "success rate (95 %)",
+        "entropy, D3IL\n(if uniform)",
+        "diversity",
+        "action\nms",
+    ):
         table.add_column(column, justify="right", no_wrap=True)
     for name, policy in titles.items():
         row = results[name]
         low, high = row["success_interval"]
+        diversity = row["diversity"]  # None with fewer than two successes
         table.add_row(
             policy,
             f"{row['success_rate']:.3f} ({low:.3f}–{high:.3f})",
-            f"{row['entropy']:.3f}",
-            f"{row['n_behaviors']}",
+            f"{row['entropy_d3il']:.3f} ({row['entropy_ceiling']:.3f})",
+            "–" if diversity is None else f"{diversity:.3f}",
             f"{row['action_ms']:.2f}",
         )
     return table
@@ -271,6 +299,7 @@ def _draw(
         estimators.vdd,
         _decision_points(demonstrations, estimators.vdd.window_size),
         teacher=estimators.teacher,
+        grid_size=GRID_SIZE,
         titles=("at the start", "before row 2", "before row 3"),
         action_names=("Δx (mm)", "Δy (mm)"),
         action_scale=1000.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,20 +14,22 @@ import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skvdd.envs import EnvPool
+from skvdd.envs import EnvPool, TaskSpec, find_task
 from skvdd.rollouts import (
     Driver,
     Policy,
     RandomState,
+    Start,
     as_policy,
-    check_env_id,
     check_goal,
     check_spaces,
     plan_rollouts,
+    resolve_task,
 )
 
 Frame = NDArray[np.uint8]
 
+SPLITS = ("train", "validation", "test")
 WRITERS = (".gif", ".mp4")
 DEFAULT_RATE = 30  # pictures per second of an environment that does not tell its own
 
@@ -36,11 +39,13 @@ def record_episode(
     env_id: str,
     path: str | os.PathLike[str],
     *,
-    context: int | ArrayLike | None = None,
+    context: int | tuple[str, int] | ArrayLike | None = None,
     goal: ArrayLike | None = None,
     random_state: RandomState = None,
     fps: float | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: int | None = None,
+    clip_actions: bool = False,
 ) -> dict[str, Any]:
     """Play one episode and write it as a film, in real time.
 
@@ -52,12 +57,13 @@ def record_episode(
     policy : fitted policy or Pipeline
         As in `evaluate_policy`.
     env_id : str
-        A registered Gymnasium environment that renders ``"rgb_array"``.
+        Name of a registered task, or id of a Gymnasium environment, that renders ``"rgb_array"``.
     path : path-like
         File to write, ``.gif`` or ``.mp4``; the latter needs the package imageio-ffmpeg.
-    context : int or array-like of shape (k,), default=None
-        Initial state: its number in the environment's test list, or the state itself. None lets
-        the episode draw its own.
+    context : int, pair or array-like of shape (k,), default=None
+        Initial state: its number in the test list, its list and number, as ``("validation", 3)``,
+        or the state itself. None is the first of the test list in tasks that have contexts;
+        elsewhere the episode draws its own.
     goal : array-like of shape (g,), default=None
         Goal of a policy with ``goal_dim=g``; None takes the one that the environment tells.
     random_state : int, RandomState instance or None, default=None
@@ -67,11 +73,14 @@ def record_episode(
         step. The speed is that of the environment (``metadata["render_fps"]``) in any case.
     env_kwargs : dict, default=None
         Arguments of the environment; those of skvdd take ``width``, ``height`` and ``camera``.
+    max_episode_steps, clip_actions : as in `evaluate_policy`
+        When the episode is cut, and whether actions are.
 
     Returns
     -------
     outcome : dict
-        What the environment said at the end, ``success`` and ``behavior``, and ``n_steps``.
+        What the infos said, ``success`` and ``behavior`` by the first score of the task, and
+        ``n_steps``.
 
     Raises
     ------
@@ -118,37 +127,46 @@ def record_episode(
     """
     policy = as_policy(policy)
     goal_values = check_goal(policy, goal)
-    check_env_id(env_id)
+    task = resolve_task(env_id)
+    start = _choose_start(context, task)
     target = _check_path(path)
     if fps is not None and not fps > 0:
         raise ValueError(f"fps must be None or above 0, got {fps!r}.")
-    starts = None if context is None else [_check_context(context)]
-    (rollout,) = plan_rollouts(1, random_state, starts)
-    options = {"n_threads": 1, **(env_kwargs or {}), "render_mode": "rgb_array"}
-    with EnvPool(env_id, 1, **options) as pool:
+    (rollout,) = plan_rollouts(1, random_state, None if start is None else [start])
+    options = {**(env_kwargs or {}), "render_mode": "rgb_array"}
+    cameras: list[_Camera] = []
+
+    def film(env: gymnasium.Env[Any, Any]) -> _Camera:
+        _check_renders(env, task.env_id)
+        cameras.append(_Camera(env, fps))
+        return cameras[-1]
+
+    with EnvPool(task.env_id, 1, wrap=film, **options) as pool:
         check_spaces(pool)
-        _check_renders(pool.envs[0], env_id)
-        rate = float(pool.envs[0].metadata.get("render_fps", DEFAULT_RATE))
-        every = 1 if fps is None else max(1, int(np.ceil(rate / fps - 1e-9)))
-        camera = _Camera(pool.envs[0], every)
-        pool.envs[0] = camera
-        driver = Driver(policy, pool, 1, env_id, goal_values)
+        driver = Driver(
+            policy,
+            pool,
+            task,
+            goal=goal_values,
+            max_episode_steps=max_episode_steps,
+            clip_actions=clip_actions,
+        )
         for _ in driver.run([rollout]):
             pass
-    _write(target, camera.frames, rate / every)
-    return {
-        "success": rollout.success,
-        "behavior": rollout.behavior,
-        "n_steps": len(rollout.actions),
-    }
+    (camera,) = cameras
+    _write(target, camera.frames, camera.rate)
+    success, behavior = rollout.outcomes[task.score.name]
+    return {"success": success, "behavior": behavior, "n_steps": len(rollout.actions)}
 
 
 class _Camera(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Takes a picture at the reset and after every so many steps, and of the end."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], every: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], fps: float | None) -> None:
         super().__init__(env)
-        self.every = every
+        rate = float(env.metadata.get("render_fps", DEFAULT_RATE))
+        self.every = 1 if fps is None else max(1, int(np.ceil(rate / fps - 1e-9)))
+        self.rate = rate / self.every  # pictures per second
         self.n_steps = 0
         self.frames: list[Frame] = []
 
@@ -185,8 +203,32 @@ def _check_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _check_context(context: int | ArrayLike) -> Any:
-    return int(context) if isinstance(context, int | np.integer) else np.asarray(context, float)
+def _choose_start(context: Any, task: TaskSpec) -> Start | None:
+    """Return where the episode starts; None where the environment draws it."""
+    if context is None:
+        return None if task.n_contexts is None else Start(0, {"context": 0})
+    if task.n_contexts is None and find_task(task.env_id) is not None:
+        raise ValueError(
+            f"context must be None for {task.name}, whose episodes all start alike, got "
+            f"{context!r}."
+        )
+    split: str | None = None
+    if isinstance(context, tuple) and len(context) == 2 and isinstance(context[0], str):
+        split, context = context
+        if split not in SPLITS:
+            raise ValueError(f"context must be of one of the lists {SPLITS}, got {split!r}.")
+    if np.ndim(context) == 1 and split is None:
+        return Start(0, {"context": np.asarray(context, dtype=float)})
+    if not _is_number(context) or context < 0:
+        raise ValueError(
+            "context must be a number from 0, a list and a number in it, or an initial state; got "
+            f"{context!r}."
+        )
+    return Start(int(context), {"context": int(context), **({"split": split} if split else {})})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_renders(env: gymnasium.Env[Any, Any], env_id: str) -> None:

@@ -181,12 +181,16 @@ class EarlyStopping(_Monitor):
 class RolloutMonitor(_Monitor):
     """Roll the policy out from time to time while it is trained, and keep the best weights.
 
+    In a task that has contexts it plays those of the validation list, which neither demonstrations
+    nor reports share. The best of many noisy scores is optimistic: judge the policy afterwards by
+    an evaluation in the test contexts, or, where every episode starts alike, with another
+    ``random_state``.
+
     Parameters
     ----------
     env_id, n_episodes, metric, contexts, random_state, env_kwargs, goal : as in `rollout_scorer`
         What is measured, see `skvdd.evaluation.rollout_scorer`; with one metric. Every measurement
-        plays the same episodes, unless ``random_state`` is None. The best of many noisy scores is
-        optimistic: judge the policy by other episodes afterwards.
+        plays the same episodes, unless ``random_state`` is None.
     every : int, default=1000
         Iterations between two measurements, rounded up to reports. The end of a run is measured
         too.
@@ -205,20 +209,20 @@ class RolloutMonitor(_Monitor):
     Examples
     --------
     >>> from skvdd.callbacks import RolloutMonitor
-    >>> RolloutMonitor("skvdd/Avoiding-v0", 20, every=500, metric="entropy").name
-    'entropy'
+    >>> RolloutMonitor("avoiding", 20, every=500, metric="selection").name
+    'selection'
     """
 
     def __init__(
         self,
         env_id: str,
-        n_episodes: int = 100,
+        n_episodes: int | None = None,
         *,
         every: int = 1000,
         metric: str = "success_rate",
         keep_best: bool = True,
         patience: int | None = None,
-        contexts: int | ArrayLike | None = None,
+        contexts: Any = None,
         random_state: int | None = 0,
         env_kwargs: Mapping[str, Any] | None = None,
         goal: ArrayLike | None = None,

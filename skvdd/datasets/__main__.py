@@ -7,24 +7,29 @@ makes the set of a task that comes with the library.
 
 import argparse
 from collections.abc import Sequence
-from importlib import import_module
-
-from skvdd.datasets.loading import RECORDED
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write a set of demonstrations to a file."""
+    from skvdd.datasets.experts.recording import SEED, record
+    from skvdd.envs import get_task, task_names
+
+    sets = [name for task in task_names() for name in get_task(task).demonstrators]
     parser = argparse.ArgumentParser(
         prog="python -m skvdd.datasets", description="Record scripted demonstrations."
     )
-    parser.add_argument("task", choices=sorted(RECORDED))
+    parser.add_argument("task", choices=sorted(sets), help="the task, or one of its sets")
     parser.add_argument("--output", required=True, help="the .npz file to write")
     parser.add_argument("--n-episodes", type=int, required=True)
+    parser.add_argument("--random-state", type=int, default=SEED)
+    parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 for one on each core")
     options = parser.parse_args(arguments)
-    from skvdd.datasets.experts.recording import record
-
-    demonstrator = import_module(RECORDED[options.task]).DEMONSTRATORS[options.task]
-    demonstrations = record(demonstrator, options.n_episodes)
+    demonstrations = record(
+        options.task,
+        options.n_episodes,
+        random_state=options.random_state,
+        n_jobs=options.jobs,
+    )
     demonstrations.save(options.output)
     print(demonstrations.describe())
 

@@ -1,7 +1,7 @@
 """Features of states that show what decides an action: where things lie, seen from one another.
 
-A cube goes where the rod touches it, to a millimetre, and the coordinates in a state are of
-decimetres. A network that is given directions and distances instead learns from a tenth of the
+A cube goes where the rod touches it, to a millimeter, and the coordinates in a state are of
+decimeters. A network that is given directions and distances instead learns from a tenth of the
 demonstrations what it hardly learns from coordinates.
 
 How far a set-point leads the rod is the last action again, and a policy that sees it repeats it:
@@ -19,6 +19,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skvdd.envs.aligning import WALL_DISTANCE
 from skvdd.envs.pushing import TARGETS
 from skvdd.envs.sorting import BINS, PLATFORM_EDGE
+from skvdd.envs.spec import get_task, imported
 
 Array = NDArray[np.floating]
 
@@ -164,24 +165,24 @@ def _in_frame(way: Array, yaw: Array) -> list[Array]:
 def sorting_features(states: Array) -> Array:
     """Return the features of `~skvdd.envs.sorting.Sorting`.
 
-    For n blocks (..., 4 + 3n) to (..., 2 + 21n + 2n(n - 1)). Blocks of a colour can stand in for
+    For n blocks (..., 4 + 3n) to (..., 2 + 21n + 2n(n - 1)). Blocks of a color can stand in for
     one another: the nearest to the rod comes first, and last what lies in a bin.
     """
     rod, blocks = states[..., None, 2:4], _nearest_first(states)
-    centre, yaw = blocks[..., :2], rotation(np.arctan(blocks[..., 2]), FOURFOLD)
+    center, yaw = blocks[..., :2], rotation(np.arctan(blocks[..., 2]), FOURFOLD)
     n_blocks = blocks.shape[-2]
     mouth = np.repeat([[BINS[color].x, BINS[color].y] for color in "rb"], n_blocks // 2, axis=0)
-    fallen = np.clip(centre[..., 1:] - PLATFORM_EDGE, *FALLING)
-    parts = [centre, centre - rod, yaw, fallen, bearing(rod, centre), bearing(centre, mouth)]
-    each = np.concatenate([*parts, behind(rod, centre, mouth)], axis=-1)
+    fallen = np.clip(center[..., 1:] - PLATFORM_EDGE, *FALLING)
+    parts = [center, center - rod, yaw, fallen, bearing(rod, center), bearing(center, mouth)]
+    each = np.concatenate([*parts, behind(rod, center, mouth)], axis=-1)
     one, other = np.triu_indices(n_blocks, 1)
-    pairs = bearing(centre[..., one, :], centre[..., other, :])
+    pairs = bearing(center[..., one, :], center[..., other, :])
     seen = [part.reshape(*states.shape[:-1], -1) for part in (each, pairs)]
     return np.concatenate([states[..., 2:4], *seen], axis=-1)
 
 
 def _nearest_first(states: Array) -> Array:
-    """Return the blocks, of each colour in order of distance to the rod, (..., n, 3)."""
+    """Return the blocks, of each color in order of distance to the rod, (..., n, 3)."""
     blocks = states[..., 4:].reshape(*states.shape[:-1], 2, -1, 3)
     away = np.linalg.norm(blocks[..., :2] - states[..., None, None, 2:4], axis=-1)
     order = np.argsort(away + FAR * (blocks[..., 1] > PLATFORM_EDGE), axis=-1, kind="stable")
@@ -200,39 +201,28 @@ def block_push_features(states: Array, goals: Array) -> Array:
     return np.concatenate(parts, axis=-1)
 
 
-# Features and how many goal numbers they look at, by task.
-FEATURES: dict[str, tuple[Callable[..., Array], int]] = {
-    "pushing": (pushing_features, 0),
-    "aligning": (aligning_features, 0),
-    "sorting2": (sorting_features, 0),
-    "sorting4": (sorting_features, 0),
-    "sorting6": (sorting_features, 0),
-    "blockpush": (block_push_features, 4),
-}
-
-
 def task_features(task: str, window_size: int = 1) -> FunctionTransformer:
     """Return a transformer from the rows of a task to features, to put before a policy.
 
     Parameters
     ----------
     task : str
-        ``"pushing"``, ``"aligning"``, ``"sorting2"``, ``"sorting4"``, ``"sorting6"`` or
-        ``"blockpush"``.
+        Its name: ``"pushing"``, ``"aligning"``, ``"sorting2"``, ``"sorting4"``, ``"sorting6"``,
+        ``"blockpush"``, or one of your own whose `~skvdd.envs.TaskSpec` has ``features``.
     window_size : int, default=1
         States in a row, that of the policy.
 
     Returns
     -------
     sklearn.preprocessing.FunctionTransformer
-        It takes rows (n, T, d), (n, T * d) or, in Block Push, with a goal (n, T * d + 4), and
-        returns flat rows of features, a goal at the end as it was, in their floating type (whole
-        numbers: float64). It learns nothing.
+        It takes rows (n, T, d), (n, T * d) or, in tasks with goals of g numbers, (n, T * d + g),
+        and returns flat rows of features, a goal at the end as it was, in their floating type
+        (whole numbers: float64). It learns nothing.
 
     Raises
     ------
     ValueError
-        If there are no features for the task.
+        If there is no such task, or it has no features.
 
     Examples
     --------
@@ -248,40 +238,44 @@ def task_features(task: str, window_size: int = 1) -> FunctionTransformer:
     >>> policy.fit(states, actions).predict(states[:3]).shape
     (3, 2)
     """
-    if task not in FEATURES:
-        known = ", ".join(map(repr, FEATURES))
-        raise ValueError(f"task must be one of {known} to have features, got {task!r}.")
-    return FunctionTransformer(_featured, kw_args={"task": task, "window_size": window_size})
+    spec = get_task(task)
+    if spec.features is None:
+        raise ValueError(f"task must have features, and {spec.name!r} has none.")
+    parameters = {"window_size": window_size, "features": spec.features, "goal_dim": spec.goal_dim}
+    return FunctionTransformer(_featured, kw_args=parameters)
 
 
-def _featured(rows: ArrayLike, task: str, window_size: int) -> Array:
+def _featured(
+    rows: ArrayLike, window_size: int, features: str | Callable[..., Array], goal_dim: int
+) -> Array:
     """Return flat rows of features of flat rows, or of windows."""
-    goal_dim = FEATURES[task][1]
     rows = np.asarray(rows)
     rows = rows.reshape(len(rows), -1)
     if (rows.shape[1] - goal_dim) % window_size:
         raise ValueError(
-            f"the rows of {task!r} must hold {window_size} states each"
+            f"rows must hold {window_size} states each"
             f"{f' and {goal_dim} numbers of a goal' * bool(goal_dim)}, got {rows.shape[1]} columns."
         )
-    first = _features_of(rows[:AT_ONCE], task, window_size)
+    function = imported(features)
+    first = _features_of(rows[:AT_ONCE], window_size, function, goal_dim)
     if len(rows) <= AT_ONCE:
         return first
     featured = np.empty((len(rows), first.shape[1]), dtype=first.dtype)
     featured[:AT_ONCE] = first
     for start in range(AT_ONCE, len(rows), AT_ONCE):
         block = slice(start, start + AT_ONCE)
-        featured[block] = _features_of(rows[block], task, window_size)
+        featured[block] = _features_of(rows[block], window_size, function, goal_dim)
     return featured
 
 
-def _features_of(rows: Array, task: str, window_size: int) -> Array:
+def _features_of(
+    rows: Array, window_size: int, function: Callable[..., Array], goal_dim: int
+) -> Array:
     """Return the features of flat rows, reckoned in float64 and given back in the rows' type."""
-    features, goal_dim = FEATURES[task]
     n_columns = rows.shape[1] - goal_dim
     exact = rows.astype(np.float64, copy=False)
     states = exact[:, :n_columns].reshape(len(rows), window_size, -1)
     goal = exact[:, n_columns:]
     seen = [np.repeat(goal[:, None], window_size, axis=1)] if goal_dim else []
-    featured = np.concatenate([features(states, *seen).reshape(len(rows), -1), goal], axis=1)
+    featured = np.concatenate([function(states, *seen).reshape(len(rows), -1), goal], axis=1)
     return featured.astype(rows.dtype if rows.dtype.kind == "f" else np.float64, copy=False)

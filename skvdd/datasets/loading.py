@@ -4,63 +4,52 @@ from __future__ import annotations
 
 import os
 import warnings
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from filelock import FileLock
 from platformdirs import user_cache_path
 
 from skvdd.datasets.demonstrations import Demonstrations, is_count
+from skvdd.datasets.episode import Episode
 
-EMBEDDED = (
-    "avoiding",
-    "avoiding-hesitant",
-    "avoiding-overlapping",
-    "avoiding-longtail",
-    "avoiding-human",
-    "pushing",
-    "aligning",
-    "sorting2",
-    "sorting4",
-    "sorting6",
-    "blockpush",
-)
-# Module of the demonstrator that records more, by task.
-RECORDED = {
-    "pushing": "skvdd.datasets.experts.pushing",
-    "aligning": "skvdd.datasets.experts.aligning",
-    "sorting2": "skvdd.datasets.experts.sorting",
-    "sorting4": "skvdd.datasets.experts.sorting",
-    "sorting6": "skvdd.datasets.experts.sorting",
-    "blockpush": "skvdd.datasets.experts.block_push",
-}
+if TYPE_CHECKING:
+    from skvdd.envs import TaskSpec
+
+PORTION = 250  # episodes after which a recording is kept
 
 
 def load_demonstrations(
-    task: str = "avoiding", n_episodes: int | None = None, *, n_jobs: int | None = -1
+    set_name: str = "avoiding", n_episodes: int | None = None, *, n_jobs: int | None = -1
 ) -> Demonstrations:
     """Return scripted demonstrations of a task: a small set at once, a longer one on first use.
 
     A small set of every task comes with the library. Where more episodes are asked for than it
-    has, the scripted demonstrator records the rest in the simulator, and the set is kept in the
-    user's cache directory (`cache_directory`) for the next time.
+    has, the task's demonstrator records the rest in the simulator. What was recorded is kept in
+    the user's cache directory (`cache_directory`), in one file for each set that grows when more
+    is asked for, and is never recorded again.
 
     Parameters
     ----------
-    task : str, default="avoiding"
+    set_name : str, default="avoiding"
         ``"avoiding"``: 96 episodes of a scripted demonstrator, four for each of the 24
-        behaviours of `~skvdd.envs.avoiding.Avoiding`, with deviations and corrections. Its
+        behaviors of `~skvdd.envs.avoiding.Avoiding`, with deviations and corrections. Its
         variants are harder to imitate, 96 episodes each:
 
         - ``"avoiding-hesitant"``: the speed drifts threefold within an episode, and there are
           pauses of 5 to 15 steps, short ways back and sudden jerks.
         - ``"avoiding-overlapping"``: gaps are chosen late, from shared ground in the middle or
-          after aiming at a neighbouring gap, and are used more widely.
-        - ``"avoiding-longtail"``: the behaviours follow Zipf's law (exponent 0.85), from 21
+          after aiming at a neighboring gap, and are used more widely.
+        - ``"avoiding-longtail"``: the behaviors follow Zipf's law (exponent 0.85), from 21
           episodes for the most frequent to one for each of the rarest.
         - ``"avoiding-human"``: all of that at once.
 
-        Of the others more are recorded where more are wanted, each episode in a context of its own:
+        The other tasks start in contexts, and each context is shown in every behavior before
+        the next one:
 
         - ``"pushing"``: 132 episodes of `~skvdd.envs.pushing.Pushing`.
         - ``"aligning"``: 100 of `~skvdd.envs.aligning.Aligning`.
@@ -68,11 +57,13 @@ def load_demonstrations(
           `~skvdd.envs.sorting.Sorting`.
         - ``"blockpush"``: 270 of `~skvdd.envs.block_push.BlockPush`, which has goals:
           ``demos.windows(window_size, goal="recorded")``.
+
+        The name of a task of your own, or of one of its sets, once `~skvdd.envs.register_task`
+        made it known.
     n_episodes : int or None, default=None
         The first so many; None is all that come with the library. Any beginning of a set spreads
-        evenly over the behaviours. In ``"avoiding-longtail"`` and ``"avoiding-human"`` it is a
-        random sample of the set without replacement instead, and may miss rare behaviours. The
-        sets of Avoiding have no more than their 96.
+        evenly over the behaviors. In ``"avoiding-longtail"`` and ``"avoiding-human"`` every 96
+        episodes follow the law, in random order: a beginning may miss rare behaviors.
     n_jobs : int or None, default=-1
         Workers that record, if need be: -1 takes all that joblib's backend has, None what
         `joblib.parallel_config` says.
@@ -85,7 +76,7 @@ def load_demonstrations(
     Raises
     ------
     ValueError
-        If there is no such task, or it has no so many episodes.
+        If there is no such set, or nothing of it comes with the library and ``n_episodes`` is None.
 
     Examples
     --------
@@ -94,25 +85,24 @@ def load_demonstrations(
     >>> len(demos), len(set(demos.behaviors))
     (24, 24)
     """
-    if task not in EMBEDDED:
-        known = ", ".join(map(repr, EMBEDDED))
-        raise ValueError(f"task must be one of {known}, got {task!r}.")
-    with as_file(files("skvdd.datasets") / "data" / f"{task}.npz") as path:
-        embedded = Demonstrations.load(path)
-    if n_episodes is None:
-        return embedded
-    if not is_count(n_episodes):
+    from skvdd.datasets.experts.recording import find_set
+
+    if not (n_episodes is None or is_count(n_episodes)):
         raise ValueError(
             f"n_episodes must be an integer of at least 1, or None, got {n_episodes!r}."
         )
-    if n_episodes <= len(embedded):
-        return embedded.subset(range(n_episodes))
-    if task not in RECORDED:
-        raise ValueError(
-            f"n_episodes must be at most {len(embedded)}, the number of episodes of {task!r}, "
-            f"got {n_episodes}."
-        )
-    return _kept_or_recorded(task, embedded, n_episodes, n_jobs)
+    task, set_name = find_set(set_name)
+    embedded = _embedded(set_name)
+    if n_episodes is None:
+        if embedded is None:
+            raise ValueError(
+                f"n_episodes must be an integer for {set_name!r}, of which nothing comes with the "
+                "library, got None."
+            )
+        return embedded
+    if embedded is not None and n_episodes <= len(embedded):
+        return embedded[:n_episodes]
+    return _kept_or_recorded(task, set_name, embedded, n_episodes, n_jobs)
 
 
 def cache_directory() -> Path:
@@ -136,30 +126,111 @@ def cache_directory() -> Path:
     return Path(chosen) if chosen else user_cache_path("skvdd", appauthor=False)
 
 
-def _kept_or_recorded(
-    task: str, embedded: Demonstrations, n_episodes: int, n_jobs: int | None
-) -> Demonstrations:
-    """Return a set that is longer than the embedded one, which is its beginning."""
-    folder = cache_directory()
-    version = embedded.metadata["version"]
-    path = folder / f"{task}-v{version}-{n_episodes}.npz"
-    if path.is_file():
-        try:
-            return Demonstrations.load(path)
-        except ValueError as error:
-            warnings.warn(f"{error} It is recorded anew.", stacklevel=3)
-    from skvdd.datasets.experts.recording import record
+def _embedded(set_name: str) -> Demonstrations | None:
+    """Return the set that comes with the library, None where there is none."""
+    file = files("skvdd.datasets") / "data" / f"{set_name}.npz"
+    if not file.is_file():
+        return None
+    with as_file(file) as path:
+        return Demonstrations.load(path)
 
-    demonstrator = import_module(RECORDED[task]).DEMONSTRATORS[task]
-    rest = record(demonstrator, n_episodes, first=len(embedded), n_jobs=n_jobs)
-    whole = Demonstrations((*embedded, *rest), embedded.name, embedded.metadata)
+
+# ---------------------------------------------------------------------------------------
+# The sets that grow
+# ---------------------------------------------------------------------------------------
+
+
+def _kept_or_recorded(
+    task: TaskSpec,
+    set_name: str,
+    embedded: Demonstrations | None,
+    n_episodes: int,
+    n_jobs: int | None,
+) -> Demonstrations:
+    """Return the beginning of a set that grows in the cache; record what it lacks."""
+    path = _path(task, set_name)
+    with suppress(OSError, ValueError):  # a file that has enough is not waited for
+        whole = Demonstrations.load(path)
+        if len(whole) >= n_episodes:
+            return whole[:n_episodes]
+    with _locked(path) as is_locked:
+        kept = _kept(path)  # looked at again: another process may have recorded more
+        episodes = list(max(kept or (), embedded or (), key=len))
+        whole = _grow(task, set_name, episodes, n_episodes, n_jobs, path if is_locked else None)
+    return whole[:n_episodes]
+
+
+def _path(task: TaskSpec, set_name: str) -> Path:
+    """Return where a set is kept; another version or simulator makes other episodes."""
+    mujoco = ".".join(version("mujoco").split(".")[:2])
+    demonstrator = task.demonstrator(set_name)
+    return cache_directory() / f"{set_name}-v{demonstrator.version}-mujoco{mujoco}.npz"
+
+
+def _kept(path: Path) -> Demonstrations | None:
+    """Return what a file keeps, None where there is none or it is damaged."""
+    if not path.is_file():
+        return None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        whole.save(path)
+        return Demonstrations.load(path)
+    except ValueError as error:
+        warnings.warn(f"{error}. It is recorded anew.", stacklevel=4)
+        return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Let one process at a time record a set; say whether it can be kept at all."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except OSError as error:
-        warnings.warn(
-            f"the demonstrations could not be kept in {folder} ({error}); they will be recorded "
-            "anew the next time. SKVDD_CACHE names another directory.",
-            stacklevel=3,
-        )
-    return whole
+        _warn_of_loss(path, error)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _grow(
+    task: TaskSpec,
+    set_name: str,
+    episodes: list[Episode],
+    n_episodes: int,
+    n_jobs: int | None,
+    path: Path | None,
+) -> Demonstrations:
+    """Record what a set lacks, and keep it as it comes."""
+    from skvdd.datasets.experts.recording import metadata_of, recorded_episodes
+
+    metadata = metadata_of(task, set_name)
+    numbers = range(len(episodes), n_episodes)
+    for episode in recorded_episodes(task, set_name, numbers, n_jobs=n_jobs):
+        episodes.append(episode)
+        is_due = len(episodes) % PORTION == 0 or len(episodes) == n_episodes
+        if path is not None and is_due:
+            grown = Demonstrations(tuple(episodes), set_name, metadata)
+            path = path if _keep(grown, path) else None
+    return Demonstrations(tuple(episodes), set_name, metadata)
+
+
+def _keep(demonstrations: Demonstrations, path: Path) -> bool:
+    """Write a set, and say whether that was possible."""
+    try:
+        demonstrations.save(path)
+    except OSError as error:
+        _warn_of_loss(path, error)
+        return False
+    return True
+
+
+def _warn_of_loss(path: Path, error: OSError) -> None:
+    """Warn that a recording is not kept."""
+    warnings.warn(
+        f"demonstrations cannot be kept in {path.parent} ({error}); they will be recorded anew "
+        "the next time. SKVDD_CACHE names another directory.",
+        stacklevel=5,
+    )

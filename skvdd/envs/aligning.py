@@ -5,28 +5,29 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
+from skvdd.envs._mujoco import mujoco
 from skvdd.envs.blocks import Block
 from skvdd.envs.panda import Array
+from skvdd.envs.spec import Score, TaskSpec, register_task
 from skvdd.envs.task import RobotTask
 
 INSIDE, OUTSIDE = 0, 1
 BEHAVIORS = (INSIDE, OUTSIDE)
 
-# The tray: a floor plate and four walls, in the frame whose origin is the centre of the plate.
+# The tray: a floor plate and four walls, in the frame whose origin is the center of the plate.
 FLOOR_HALF_SIZE = (0.05, 0.05, 0.01)  # m
 FLOOR_MASS = 1.0  # kg
 FLOOR_FRICTION = 0.3  # sliding, against whatever touches the plate
-WALL_DISTANCE = 0.05  # m, of the middle of a wall from the centre
+WALL_DISTANCE = 0.05  # m, of the middle of a wall from the center
 WALL_HALF_WIDTH = 0.05  # m
 WALL_HALF_THICKNESS = 0.005  # m
 WALL_HALF_HEIGHT = 0.045  # m
 WALL_HEIGHT = 0.0485  # m, of the middle of a wall above the origin
 WALL_MASS = 0.001  # kg
-WALLS = ((1, 0, "0 0 1"), (0, 1, "0 1 0"), (-1, 0, "1 0 0"), (0, -1, "0 1 1"))  # normal, colour
+WALLS = ((1, 0, "0 0 1"), (0, 1, "0 1 0"), (-1, 0, "1 0 0"), (0, -1, "0 1 1"))  # normal, color
 WOOD = "0.8 0.655 0.45"
 
 MAX_DISTANCE = 0.018  # m, between the origins of tray and target in a success
@@ -41,7 +42,7 @@ MIN_HEIGHT, MAX_HEIGHT = 0.11, 0.45  # m, of the set-point; the rod's tip is 0.1
 
 
 def behavior_name(behavior: int) -> str:
-    """Return the name of a behaviour.
+    """Return the name of a behavior.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ class Aligning(RobotTask):
     No. meaning                                       minimum  maximum unit
     === ============================================= ======== ======= =====
     0   change of the desired x (away from the base)  -0.01    0.01    m
-    1   change of the desired y (towards the target)  -0.01    0.01    m
+    1   change of the desired y (toward the target)   -0.01    0.01    m
     2   change of the desired height                  -0.01    0.01    m
     === ============================================= ======== ======= =====
 
@@ -110,7 +111,7 @@ class Aligning(RobotTask):
     No.      meaning                                                             unit
     ======== =================================================================== =====
     0 to 2   desired x, y and height, including the action just given            m
-    3 to 5   x, y and height of the tool centre point before the action took     m
+    3 to 5   x, y and height of the tool center point before the action took     m
              effect
     6 to 8   x, y and height of the tray's origin before the action took effect  m
     9 to 12  quaternion of the tray (w, x, y, z)                                 1
@@ -125,16 +126,17 @@ class Aligning(RobotTask):
 
     **Success**: after a control step the origins of tray and target are at most 0.018 m apart, in
     three dimensions (0.0155 m in the plane), and their orientations at most 0.048 π (8.64°). The
-    walls are coloured, so a quarter turn makes a difference. The episode ends one step later, as
+    walls are colored, so a quarter turn makes a difference. The episode ends one step later, as
     in D3IL, and success is judged again then. Nothing is a failure; a tray that was pushed off
     the table is lost.
 
-    **Reward**: 1 on the last step if it reports success, otherwise 0.
+    **Reward**: 1 when success comes, -1 when it is lost again: the return is 1 if the last step
+    reports success, otherwise 0.
 
-    **Behaviour**: ``info["behavior"]`` is 0 (inside) while the tool centre point is less than
+    **Behavior**: ``info["behavior"]`` is 0 (inside) while the tool center point is less than
     0.051 m from the tray's origin in the plane, and 1 (outside) otherwise. It tells of the
     current state only, and so also of failures. The height does not matter, as in D3IL.
-    `behavior_name` names a behaviour, `BEHAVIORS` lists them.
+    `behavior_name` names a behavior, `BEHAVIORS` lists them.
 
     **Tray**: inner edge 0.09 m, outer edge 0.11 m, walls up to 0.0845 m above height 0. The floor
     weighs 1 kg and slides with friction 0.3, the walls are light and have friction 1. The walls
@@ -190,7 +192,6 @@ class Aligning(RobotTask):
     >>> env.close()
     """
 
-    n_behaviors = 2
     n_axes = 3
     context_size = 6
     start_joints = (
@@ -277,3 +278,32 @@ class Aligning(RobotTask):
     def _info(self) -> dict[str, Any]:
         is_inside = math.dist(self.tcp_position[:2], self._tray.position[:2]) < INSIDE_DISTANCE
         return {"success": self._success, "behavior": INSIDE if is_inside else OUTSIDE}
+
+
+def selection(evaluation: Any) -> float:
+    """Select as D3IL does here: the mean of success rate and entropy."""
+    return float(0.5 * (evaluation.success_rate + evaluation.entropy_d3il))
+
+
+_POSE = ("x", "y", "z", "qw", "qx", "qy", "qz")
+TASK = register_task(
+    TaskSpec(
+        name="aligning",
+        env_id="skvdd/Aligning-v0",
+        entry_point="skvdd.envs.aligning:Aligning",
+        time_limit=400,
+        scores=(Score(behaviors={behavior: behavior_name(behavior) for behavior in BEHAVIORS}),),
+        n_contexts=60,
+        selection=selection,
+        demonstrators={"aligning": "skvdd.datasets.experts.aligning:DEMONSTRATOR"},
+        features="skvdd.datasets.features:aligning_features",
+        states=(
+            *(f"desired {axis}" for axis in "xyz"),
+            *(f"measured {axis}" for axis in "xyz"),
+            *(f"tray {name}" for name in _POSE),
+            *(f"target {name}" for name in _POSE),
+        ),
+        actions=tuple(f"change of desired {axis}" for axis in "xyz"),
+        metadata={"units": "m", "control_period": 0.035},
+    )
+)

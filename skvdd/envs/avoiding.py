@@ -8,11 +8,12 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from skvdd.envs.panda import Array
+from skvdd.envs.spec import Score, TaskSpec, register_task
 from skvdd.envs.task import RobotTask
 
 
 class Obstacle(NamedTuple):
-    """An upright red cylinder, centred at height zero; metres."""
+    """An upright red cylinder, centered at height zero; meters."""
 
     x: float
     y: float
@@ -82,7 +83,7 @@ def gaps_of(behavior: int) -> tuple[int | None, int | None, int | None]:
 
 
 def behavior_name(behavior: int) -> str:
-    """Return the gaps of a behaviour, counted from one at the robot's side (small x).
+    """Return the gaps of a behavior, counted from one at the robot's side (small x).
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ class Avoiding(RobotTask):
     No. meaning                                       minimum  maximum unit
     === ============================================= ======== ======= =====
     0   change of the desired x (away from the base)  -0.01    0.01    m
-    1   change of the desired y (towards the finish)  -0.01    0.01    m
+    1   change of the desired y (toward the finish)   -0.01    0.01    m
     === ============================================= ======== ======= =====
 
     The declared bounds are not enforced, as in D3IL. The desired position is kept within the
@@ -133,8 +134,8 @@ class Avoiding(RobotTask):
     === ========================================================== =====
     0   desired x, including the action just given                 m
     1   desired y, including the action just given                 m
-    2   x of the tool centre point before the action took effect   m
-    3   y of the tool centre point before the action took effect   m
+    2   x of the tool center point before the action took effect   m
+    3   y of the tool center point before the action took effect   m
     === ========================================================== =====
 
     At reset the desired position equals the measured one. The measured position after the
@@ -145,9 +146,10 @@ class Avoiding(RobotTask):
     35 ms is not seen, and the links of the arm do not count. (They cannot touch anything here,
     which makes a control step cheap.) If both hold, it is a success. Either ends the episode.
 
-    **Reward**: 1 on the step that reports success, otherwise 0.
+    **Reward**: 1 when success comes: the return is 1 if the last step reports success, otherwise
+    0.
 
-    **Behaviour**: ``info["behavior"]`` is the integer :math:`\sum_i 2^i b_i` of nine bits;
+    **Behavior**: ``info["behavior"]`` is the integer :math:`\sum_i 2^i b_i` of nine bits;
     each row sets one, once per episode, from the measured x after a control step:
 
     === ============================== =====================================================
@@ -200,7 +202,6 @@ class Avoiding(RobotTask):
     >>> env.close()
     """
 
-    n_behaviors = 24
     start_joints = (
         -0.35640868, 0.42944545, -0.1350106, -2.05465189, 0.09357822, 2.48071794, 0.23250676,
     )  # fmt: skip
@@ -260,3 +261,32 @@ class Avoiding(RobotTask):
 
     def _info(self) -> dict[str, Any]:
         return {"success": self._success, "behavior": self._behavior}
+
+
+def selection(evaluation: Any) -> float:
+    """Select as D3IL does here: 0.8 times the success rate plus 0.2 times the entropy."""
+    return float(0.8 * evaluation.success_rate + 0.2 * evaluation.entropy_d3il)
+
+
+_EXPERT = "skvdd.datasets.experts.avoiding"
+TASK = register_task(
+    TaskSpec(
+        name="avoiding",
+        env_id="skvdd/Avoiding-v0",
+        entry_point="skvdd.envs.avoiding:Avoiding",
+        time_limit=250,
+        scores=(Score(behaviors={behavior: behavior_name(behavior) for behavior in BEHAVIORS}),),
+        n_rollouts=200,
+        selection=selection,
+        demonstrators={
+            "avoiding": f"{_EXPERT}:CLEAN",
+            "avoiding-hesitant": f"{_EXPERT}:HESITANT",
+            "avoiding-overlapping": f"{_EXPERT}:OVERLAPPING",
+            "avoiding-longtail": f"{_EXPERT}:LONGTAIL",
+            "avoiding-human": f"{_EXPERT}:HUMAN",
+        },
+        states=("desired x", "desired y", "measured x", "measured y"),
+        actions=("change of desired x", "change of desired y"),
+        metadata={"units": "m", "control_period": 0.035},
+    )
+)

@@ -7,13 +7,14 @@ from functools import cache
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import ArrayLike
 
+from skvdd.envs._mujoco import mujoco
 from skvdd.envs.blocks import Block, cube
 from skvdd.envs.panda import Array
+from skvdd.envs.spec import Score, TaskSpec, register_task
 from skvdd.envs.task import Task
 
 TICK = 0.002  # s, one step of the simulator
@@ -27,16 +28,16 @@ ACTION_BOUND = 0.1  # m, declared and not enforced
 
 BLOCK_HALF_SIZE = 0.02  # m
 BLOCK_MASS = 0.01  # kg
-BLOCK_CENTRE = (0.4, -0.2)  # m, middle of where the blocks are put
+BLOCK_CENTER = (0.4, -0.2)  # m, middle of where the blocks are put
 BLOCK_SPREAD = (0.1, 0.15)  # m
 BLOCK_MIN_GAP = 0.1  # m, in x
 BLOCK_YAW = (1.0, math.pi)  # rad
 
-TARGET_CENTRE = (0.4, 0.2)  # m, middle between the two
+TARGET_CENTER = (0.4, 0.2)  # m, middle between the two
 TARGET_OFFSET = 0.12  # m, of each in x
 TARGET_SPREAD = (0.005, 0.0075)  # m
 TARGET_YAW_SPREAD = math.pi / 30.0  # rad, about pi
-TOLERANCE = 0.05  # m, between the centres of a block and of the target that it is in
+TOLERANCE = 0.05  # m, between the centers of a block and of the target that it is in
 
 BEHAVIORS = ("block first", "block2 first")
 
@@ -157,7 +158,7 @@ class BlockPush(Task):
     A rod moves in the plane, just above the ground, and pushes two cubes, one red and one green,
     into two square targets. Either block may come first, so there are two ways to reach a goal.
     The task, its distributions and its score are those of the multimodal Block Push of
-    Behaviour Transformers [1]_ with the goals of BESO [2]_ and the score of VDD [3]_; there an
+    Behavior Transformers [1]_ with the goals of BESO [2]_ and the score of VDD [3]_; there an
     xArm holds the rod, here a carriage and a beam do, and MuJoCo takes PyBullet's place.
 
     **Action**, one every 100 ms (10 Hz):
@@ -187,10 +188,10 @@ class BlockPush(Task):
     ====== ======================================================= =====
 
     **Goal**: ``info["goal"]``, from `reset` on, are the x and y where block shall be and the x
-    and y where block2 shall be, m: the centres of the targets, as they are assigned. The targets
+    and y where block2 shall be, m: the centers of the targets, as they are assigned. The targets
     cannot be told from the observation; a policy with ``goal_dim=4`` is given the goal.
 
-    **Score**: a block is *in* a target while their centres are less than 0.05 m apart, seen from
+    **Score**: a block is *in* a target while their centers are less than 0.05 m apart, seen from
     above. The first time a block is seen in a target at the end of a control step, the two are a
     completed pair, and remain one. ``info["score"]`` is half the number of completed pairs that
     the assignment wants: 0, 0.5 or 1.
@@ -199,7 +200,7 @@ class BlockPush(Task):
 
     **Success**: both blocks are in the targets that the assignment wants. The score is 1 then.
 
-    **Behaviour**: of a success, which of the two wanted pairs was completed first,
+    **Behavior**: of a success, which of the two wanted pairs was completed first,
     ``"block first"`` or ``"block2 first"``; where one control step completed both,
     ``"block first"``. Otherwise None.
 
@@ -222,7 +223,7 @@ class BlockPush(Task):
     ====== ================================== ====================== ====================== =====
 
     The positions of the blocks are drawn again until their x are more than 0.1 m apart. The sign
-    of ± is drawn too, so there are two layouts and four configurations of goals. The colours of
+    of ± is drawn too, so there are two layouts and four configurations of goals. The colors of
     the targets pair nothing.
 
     **Start**: the rod at (0.3, -0.4) m and all at rest.
@@ -275,7 +276,6 @@ class BlockPush(Task):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    n_behaviors = 2
     context_size = 13
 
     def __init__(
@@ -350,7 +350,7 @@ class BlockPush(Task):
         poses[:2, :2] = _draw_apart(rng)
         poses[:2, 2] = rng.uniform(*BLOCK_YAW, 2)
         offset = rng.choice([-TARGET_OFFSET, TARGET_OFFSET])
-        poses[2:, :2] = TARGET_CENTRE + rng.uniform(-1.0, 1.0, (2, 2)) * TARGET_SPREAD
+        poses[2:, :2] = TARGET_CENTER + rng.uniform(-1.0, 1.0, (2, 2)) * TARGET_SPREAD
         poses[2:, 0] += offset, -offset
         poses[2:, 2] = math.pi + TARGET_YAW_SPREAD * rng.uniform(-1.0, 1.0, 2)
         return np.append(poses, rng.integers(2))
@@ -468,7 +468,7 @@ class BlockPush(Task):
 def _draw_apart(rng: np.random.Generator) -> Array:
     """Draw the positions of the blocks, m, (2, 2)."""
     while True:
-        positions = BLOCK_CENTRE + rng.uniform(-1.0, 1.0, (2, 2)) * BLOCK_SPREAD
+        positions = BLOCK_CENTER + rng.uniform(-1.0, 1.0, (2, 2)) * BLOCK_SPREAD
         if abs(positions[0, 0] - positions[1, 0]) > BLOCK_MIN_GAP:
             return positions
 
@@ -480,3 +480,31 @@ def _observation_space() -> gymnasium.Space[Array]:
     low = np.concatenate([-np.array(2 * pose), lower - OVERSHOOT, lower])
     high = np.concatenate([2 * pose, upper + OVERSHOOT, upper])
     return Box(low, high, dtype=np.float64)
+
+
+def selection(evaluation: Any) -> float:
+    """Select by the mean return: half a point for each block that is home."""
+    return float(evaluation.mean_return)
+
+
+TASK = register_task(
+    TaskSpec(
+        name="blockpush",
+        env_id="skvdd/BlockPush-v0",
+        entry_point="skvdd.envs.block_push:BlockPush",
+        time_limit=299,
+        scores=(Score(behaviors={behavior: behavior for behavior in BEHAVIORS}),),
+        n_contexts=25,
+        selection=selection,
+        headline="mean_return",
+        demonstrators={"blockpush": "skvdd.datasets.experts.block_push:DEMONSTRATOR"},
+        features="skvdd.datasets.features:block_push_features",
+        goal_dim=4,
+        states=(
+            *("block x", "block y", "block yaw", "block2 x", "block2 y", "block2 yaw"),
+            *("measured x", "measured y", "commanded x", "commanded y"),
+        ),
+        actions=("change of commanded x", "change of commanded y"),
+        metadata={"units": "m, rad", "control_period": 0.1},
+    )
+)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import mujoco
 import numpy as np
 
+from skvdd.envs._mujoco import mujoco
 from skvdd.envs.panda import Array
 
 TANGENT_LIMIT = 100.0
@@ -22,7 +22,7 @@ def cube(name: str, half_size: float, mass: float, rgba: str) -> str:
     half_size, mass : float
         Half the length of an edge, m; mass, kg.
     rgba : str
-        Colour.
+        Color.
     """
     size = f"{half_size} {half_size} {half_size}"
     return (
@@ -56,7 +56,7 @@ class Block:
 
     @property
     def position(self) -> Array:
-        """Position of the centre at the last tick, m, (3,)."""
+        """Position of the center at the last tick, m, (3,)."""
         return self._position.copy()
 
     @property

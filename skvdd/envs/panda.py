@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from functools import cache
 
-import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from skvdd.envs._mujoco import mujoco
 
 Array = NDArray[np.float64]
 
@@ -39,9 +40,13 @@ _NO_PULL = np.zeros(N_JOINTS)
 # The set-points of a tool that points down, in the base frame (see `clip_to_reach`).
 REACH_MIN_X = 0.25  # m
 SHOULDER_HEIGHT = 0.333  # m
-WRIST_HEIGHT = 0.212  # m, of the wrist above the tool centre point
-WRIST_OFFSET = 0.088  # m, of the tool centre point outside the wrist
+WRIST_HEIGHT = 0.212  # m, of the wrist above the tool center point
+WRIST_OFFSET = 0.088  # m, of the tool center point outside the wrist
 WRIST_REACH = 0.71  # m, of the wrist from the shoulder; the straight arm measures 0.719
+# Higher or lower, no point is as far as REACH_MIN_X from the base and within WRIST_REACH.
+_MAX_RISE = math.sqrt(WRIST_REACH**2 - (REACH_MIN_X - WRIST_OFFSET) ** 2)
+MIN_HEIGHT = SHOULDER_HEIGHT - WRIST_HEIGHT - _MAX_RISE  # m
+MAX_HEIGHT = SHOULDER_HEIGHT - WRIST_HEIGHT + _MAX_RISE  # m
 
 # ---------------------------------------------------------------------------------------
 # The model
@@ -257,16 +262,17 @@ def kinematic_model() -> mujoco.MjModel:
 
 
 def clip_to_reach(position: ArrayLike) -> Array:
-    """Return the nearest set-point, at the same height, that the arm reaches.
+    """Return a set-point that the arm reaches: the nearest at the same height, where there is one.
 
     Seen from above, the reach of the downward tool is the part of a disc around the base
     that lies ``REACH_MIN_X`` in front of it. The radius leaves 9 mm of stretch in the
-    elbow, because the inverse kinematics is singular for the straight arm.
+    elbow, because the inverse kinematics is singular for the straight arm. Nothing is in reach
+    above ``MAX_HEIGHT`` and below ``MIN_HEIGHT``, which then take the place of the height.
 
     Parameters
     ----------
     position : array-like of shape (3,)
-        Wanted position of the tool centre point, m. It has to be finite.
+        Wanted position of the tool center point, m. It has to be finite.
 
     Returns
     -------
@@ -274,8 +280,9 @@ def clip_to_reach(position: ArrayLike) -> Array:
         `position` itself, unchanged to the last bit, where it is within reach.
     """
     x, y, z = np.array(position, dtype=np.float64).tolist()
+    z = min(max(z, MIN_HEIGHT), MAX_HEIGHT)
     rise = z + WRIST_HEIGHT - SHOULDER_HEIGHT
-    radius = WRIST_OFFSET + math.sqrt(max(WRIST_REACH**2 - rise**2, 0.0))
+    radius = WRIST_OFFSET + math.sqrt(WRIST_REACH**2 - rise**2)
     return np.array([*_nearest_in_segment(x, y, radius), z])
 
 
@@ -288,14 +295,14 @@ def _nearest_in_segment(x: float, y: float, radius: float) -> tuple[float, float
         scale = radius / distance
         if x * scale >= REACH_MIN_X:
             return x * scale, y * scale
-    corner = math.sqrt(radius**2 - REACH_MIN_X**2)
+    corner = math.sqrt(max(radius**2 - REACH_MIN_X**2, 0.0))
     return REACH_MIN_X, min(max(y, -corner), corner)
 
 
 class InverseKinematics:
     r"""Damped least squares on a scratch copy of the arm.
 
-    One control step of D3IL follows 105 small damped steps towards the set-point with a
+    One control step of D3IL follows 105 small damped steps toward the set-point with a
     pull to the rest posture in the null space. Here :math:`q \leftarrow q + n +
     J^\top (J J^\top + \lambda^2 I)^{-1} (e - J n)` takes their place: twice, the pull
     :math:`n` only the first time.
@@ -325,7 +332,7 @@ class InverseKinematics:
         Parameters
         ----------
         position : ndarray of shape (3,)
-            Wanted position of the tool centre point, m; the tool always points down.
+            Wanted position of the tool center point, m; the tool always points down.
         joints : ndarray of shape (7,)
             The last joint set-point, rad, from which the arm moves on.
 
@@ -396,7 +403,7 @@ class Panda:
 
     @property
     def tcp_position(self) -> Array:
-        """Position of the tool centre point, m, shape (3,), as measured at the last tick."""
+        """Position of the tool center point, m, shape (3,), as measured at the last tick."""
         return self._tcp.copy()
 
     def reset(self, joints: ArrayLike) -> None:
@@ -420,7 +427,7 @@ class Panda:
         Parameters
         ----------
         position : ndarray of shape (3,)
-            Set-point of the tool centre point, m; see `clip_to_reach`.
+            Set-point of the tool center point, m; see `clip_to_reach`.
         n_ticks : int
             Milliseconds to simulate.
         """

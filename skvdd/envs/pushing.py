@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
+from skvdd.envs._mujoco import mujoco
 from skvdd.envs.blocks import TANGENT_LIMIT, Block, cube
 from skvdd.envs.panda import Array
+from skvdd.envs.spec import Score, TaskSpec, register_task
 from skvdd.envs.task import RobotTask
 
 CUBE_HALF_SIZE = 0.03  # m
 CUBE_MASS = 0.05  # kg
-CUBE_HEIGHT = 0.011  # m, of the centre of a cube at rest on the table
+CUBE_HEIGHT = 0.011  # m, of the center of a cube at rest on the table
 
 RED, GREEN = 0, 1
 COLORS = ("red", "green")
 CUBE_RGBA = ("1 0 0 1", "0 1 0 1")
-TARGETS = ((0.42, 0.30, 0.0), (0.63, 0.30, 0.0))  # m, centres of the red and the green target
+TARGETS = ((0.42, 0.30, 0.0), (0.63, 0.30, 0.0))  # m, centers of the red and the green target
 TARGET_RGBA = ("1 0 0 0.3", "0 1 0 0.3")
-TARGET_RADIUS = 0.05  # m, a cube is in a target if their centres are no farther apart
+TARGET_RADIUS = 0.05  # m, a cube is in a target if their centers are no farther apart
 
 # Where a cube may start: x and y in m, yaw in rad.
 START_MIN = ((0.40, -0.15, -math.pi / 2), (0.55, -0.15, -math.pi / 2))
@@ -30,7 +31,7 @@ START_MAX = ((0.50, 0.00, math.pi / 2), (0.65, 0.00, math.pi / 2))
 
 # A placement is a pair (cube, target); they are looked through in this order.
 PLACEMENTS = ((RED, RED), (RED, GREEN), (GREEN, RED), (GREEN, GREEN))
-# The placement that came first and the one that holds now, by behaviour.
+# The placement that came first and the one that holds now, by behavior.
 ORDERS = ((0, 3), (3, 0), (1, 2), (2, 1))
 BEHAVIORS = tuple(range(len(ORDERS)))
 
@@ -55,7 +56,7 @@ def placements_of(behavior: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def behavior_name(behavior: int) -> str:
-    """Return the placements of a behaviour, in their order.
+    """Return the placements of a behavior, in their order.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ class Pushing(RobotTask):
     No. meaning                                       minimum  maximum unit
     === ============================================= ======== ======= =====
     0   change of the desired x (away from the base)  -0.01    0.01    m
-    1   change of the desired y (towards the targets) -0.01    0.01    m
+    1   change of the desired y (toward the targets)  -0.01    0.01    m
     === ============================================= ======== ======= =====
 
     The declared bounds are not enforced, as in D3IL. The desired position is kept within the
@@ -107,13 +108,13 @@ class Pushing(RobotTask):
     === ========================================================== =====
     0   desired x, including the action just given                 m
     1   desired y, including the action just given                 m
-    2   x of the tool centre point before the action took effect   m
-    3   y of the tool centre point before the action took effect   m
-    4   x of the red cube's centre before the action took effect   m
-    5   y of the red cube's centre                                 m
+    2   x of the tool center point before the action took effect   m
+    3   y of the tool center point before the action took effect   m
+    4   x of the red cube's center before the action took effect   m
+    5   y of the red cube's center                                 m
     6   tangent of the red cube's yaw                              1
-    7   x of the green cube's centre                               m
-    8   y of the green cube's centre                               m
+    7   x of the green cube's center                               m
+    8   y of the green cube's center                               m
     9   tangent of the green cube's yaw                            1
     === ========================================================== =====
 
@@ -123,17 +124,18 @@ class Pushing(RobotTask):
     `tcp_position`.
 
     **Success**: after a control step both cubes are in a target, each in another. A cube is in a
-    target if their centres are at most 0.05 m apart, in three dimensions: the centre of a cube at
+    target if their centers are at most 0.05 m apart, in three dimensions: the center of a cube at
     rest is 0.011 m above that of a target, which leaves 0.0488 m in the plane. The episode ends
     one step later, as in D3IL, and success is judged again then. Nothing is a failure; a cube
     that was pushed off the table is lost.
 
-    **Reward**: 1 on the last step if it reports success, otherwise 0.
+    **Reward**: 1 when success comes, -1 when it is lost again: the return is 1 if the last step
+    reports success, otherwise 0.
 
-    **Behaviour**: ``info["behavior"]`` tells which cube went to which target, and what came first:
+    **Behavior**: ``info["behavior"]`` tells which cube went to which target, and what came first:
 
     ========= ========= ================ ================
-    behaviour name      first placement  second placement
+    behavior  name      first placement  second placement
     ========= ========= ================ ================
     0         ``rr-gg`` red to red       green to green
     1         ``gg-rr`` green to green   red to red
@@ -143,12 +145,12 @@ class Pushing(RobotTask):
 
     After every control step the placements red to red, red to green, green to red and green to
     green are looked through in this order, and the first one that holds counts. The first
-    placement of an episode is remembered for good, and passed over from then on. The behaviour
+    placement of an episode is remembered for good, and passed over from then on. The behavior
     is that of the table while the second placement holds, otherwise None; so a success whose
-    first placement was given up for another one has none. `behavior_name` writes a behaviour
+    first placement was given up for another one has none. `behavior_name` writes a behavior
     down, `BEHAVIORS` lists them.
 
-    **Targets**: their centres are (0.42, 0.30, 0) m for red and (0.63, 0.30, 0) m for green,
+    **Targets**: their centers are (0.42, 0.30, 0) m for red and (0.63, 0.30, 0) m for green,
     squares of 0.1 m without substance. The cubes have edges of 0.06 m and weigh 0.05 kg.
 
     **Start**: the tool at (0.5249, -0.2797, 0.1224) m, at rest. The context holds x, y and yaw of
@@ -161,7 +163,7 @@ class Pushing(RobotTask):
     green 0.55 to 0.65 -0.15 to 0.00  -π/2 to π/2
     ===== ============ ============== ============
 
-    The closest of them overlap by a few millimetres, as in D3IL; the contact drives them apart.
+    The closest of them overlap by a few millimeters, as in D3IL; the contact drives them apart.
 
     **Episode end**: success, or 400 steps (``TimeLimit``).
 
@@ -199,7 +201,6 @@ class Pushing(RobotTask):
     >>> env.close()
     """
 
-    n_behaviors = 4
     context_size = 6
     start_joints = (
         -0.35640868, 0.42944545, -0.1350106, -2.05465189, 0.09357822, 2.48071794, 0.23250676,
@@ -279,3 +280,29 @@ class Pushing(RobotTask):
 
     def _info(self) -> dict[str, Any]:
         return {"success": self._success, "behavior": self._behavior}
+
+
+def selection(evaluation: Any) -> float:
+    """Select as D3IL does here: the mean of success rate and entropy."""
+    return float(0.5 * (evaluation.success_rate + evaluation.entropy_d3il))
+
+
+TASK = register_task(
+    TaskSpec(
+        name="pushing",
+        env_id="skvdd/Pushing-v0",
+        entry_point="skvdd.envs.pushing:Pushing",
+        time_limit=400,
+        scores=(Score(behaviors={behavior: behavior_name(behavior) for behavior in BEHAVIORS}),),
+        n_contexts=30,
+        selection=selection,
+        demonstrators={"pushing": "skvdd.datasets.experts.pushing:DEMONSTRATOR"},
+        features="skvdd.datasets.features:pushing_features",
+        states=(
+            *("desired x", "desired y", "measured x", "measured y"),
+            *("red x", "red y", "tan(red yaw)", "green x", "green y", "tan(green yaw)"),
+        ),
+        actions=("change of desired x", "change of desired y"),
+        metadata={"units": "m", "control_period": 0.035},
+    )
+)

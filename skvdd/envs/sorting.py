@@ -1,4 +1,4 @@
-"""Sorting: push red and blue blocks over the edge of a platform into the bins of their colours."""
+"""Sorting: push red and blue blocks over the edge of a platform into the bins of their colors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from functools import cache
 from itertools import combinations
 from typing import Any, ClassVar, NamedTuple
 
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
+from skvdd.envs._mujoco import mujoco
 from skvdd.envs.blocks import TANGENT_LIMIT, Block, cube
 from skvdd.envs.panda import Array
+from skvdd.envs.spec import Score, TaskSpec, register_task
 from skvdd.envs.task import RobotTask
 
 
 class Bin(NamedTuple):
-    """Where the blocks of one colour belong; metres."""
+    """Where the blocks of one color belong; meters."""
 
-    x: float  # centre
+    x: float  # center
     y: float
-    x_min: float  # a block's centre has to lie strictly between these
+    x_min: float  # a block's center has to lie strictly between these
     x_max: float
     y_min: float
     y_max: float
@@ -33,7 +34,7 @@ BINS = {
 }
 RGBA = {"r": "1 0 0 1", "b": "0 0 1 1"}
 
-# x (from, to), y (from, to) of a wall, from the centre of its bin; m.
+# x (from, to), y (from, to) of a wall, from the center of its bin; m.
 WALLS = {
     "back": (-0.1, 0.1, 0.08, 0.10),
     "left": (-0.105, -0.095, -0.1, 0.1),
@@ -55,12 +56,12 @@ CELLS = tuple(
 )
 MAX_YAW = math.pi / 2.0  # rad, at the start
 
-KEY_BITS = 8  # of the integers by which D3IL names a behaviour
+KEY_BITS = 8  # of the integers by which D3IL names a behavior
 
 
 @cache
 def color_orders(n_blocks: int) -> tuple[str, ...]:
-    """Return the behaviours of a task: all orders of colours.
+    """Return the behaviors of a task: all orders of colors.
 
     Parameters
     ----------
@@ -83,7 +84,7 @@ def color_orders(n_blocks: int) -> tuple[str, ...]:
 
 
 def d3il_key(behavior: str) -> int:
-    """Return the integer by which D3IL names a behaviour.
+    """Return the integer by which D3IL names a behavior.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def d3il_key(behavior: str) -> int:
     Returns
     -------
     int
-        The colours as bits, red 0 and blue 1, the first as the highest of eight bits.
+        The colors as bits, red 0 and blue 1, the first as the highest of eight bits.
 
     Examples
     --------
@@ -111,17 +112,17 @@ def d3il_key(behavior: str) -> int:
 
 
 def is_inside(color: str, x: float, y: float) -> bool:
-    """Say whether a block of a colour, ``"r"`` or ``"b"``, with its centre there is sorted."""
+    """Say whether a block of a color, ``"r"`` or ``"b"``, with its center there is sorted."""
     bin_ = BINS[color]
     return bin_.x_min < x < bin_.x_max and bin_.y_min < y < bin_.y_max
 
 
 class Sorting(RobotTask):
-    r"""Sort blocks by colour: what `Sorting2`, `Sorting4` and `Sorting6` share.
+    r"""Sort blocks by color: what `Sorting2`, `Sorting4` and `Sorting6` share.
 
     A Panda holds a vertical rod. Red and blue blocks stand on a platform; beyond its edge are
     two bins without a floor, the red one nearer to the robot. The rod pushes each block over
-    the edge into the bin of its colour, in any order of the colours. The tasks, their
+    the edge into the bin of its color, in any order of the colors. The tasks, their
     controller and their metrics are those of D3IL [1]_.
 
     **Action**, one every 35 ms (28.6 Hz):
@@ -130,7 +131,7 @@ class Sorting(RobotTask):
     No. meaning                                       minimum  maximum unit
     === ============================================= ======== ======= =====
     0   change of the desired x (away from the base)  -0.01    0.01    m
-    1   change of the desired y (towards the bins)    -0.01    0.01    m
+    1   change of the desired y (toward the bins)     -0.01    0.01    m
     === ============================================= ======== ======= =====
 
     The declared bounds are not enforced, as in D3IL. The desired position is kept within the
@@ -138,7 +139,7 @@ class Sorting(RobotTask):
     replaced by the nearest one within, which is what the robot pursues, what the observation
     shows and what the next action adds to. An action that is not finite raises `ValueError`.
     The desired height stays that of the start, 0.25 m, which holds the rod's tip at the height
-    of a block's centre; the tool points down. The rod has to go around blocks, and passes over
+    of a block's center; the tool points down. The rod has to go around blocks, and passes over
     the bins and what lies in them.
 
     **Observation**, float64, of :math:`4 + 3n` numbers for :math:`n` blocks:
@@ -148,10 +149,10 @@ class Sorting(RobotTask):
     ====== ========================================================== =====
     0      desired x, including the action just given                 m
     1      desired y, including the action just given                 m
-    2      x of the tool centre point before the action took effect   m
-    3      y of the tool centre point before the action took effect   m
-    4+3i   x of the centre of block i                                 m
-    5+3i   y of the centre of block i                                 m
+    2      x of the tool center point before the action took effect   m
+    3      y of the tool center point before the action took effect   m
+    4+3i   x of the center of block i                                 m
+    5+3i   y of the center of block i                                 m
     6+3i   tangent of the yaw of block i                              1
     ====== ========================================================== =====
 
@@ -165,7 +166,7 @@ class Sorting(RobotTask):
     0.2 ≤ x ≤ 0.8, -0.4 ≤ y ≤ 0.2, its top and the tops of all walls are at z = 0.1. Between the
     platform and the front walls there is a gap of 1.5 cm.
 
-    **Success**: the centre of every block lies strictly within its colour's rectangle; the height
+    **Success**: the center of every block lies strictly within its color's rectangle; the height
     does not count. Success is judged after each control step and reported by the next one, after
     whose window it is judged again. Nothing ends an episode as a failure.
 
@@ -176,20 +177,21 @@ class Sorting(RobotTask):
     blue  0.525 … 0.725 0.22 … 0.41
     ===== ============= ===========
 
-    **Reward**: 1 on the step that reports success, otherwise 0.
+    **Reward**: 1 when success comes, -1 when it is lost again: the return is 1 if the last step
+    reports success, otherwise 0.
 
-    **Behaviour**: ``info["behavior"]`` is the sequence of colours in which the blocks entered
+    **Behavior**: ``info["behavior"]`` is the sequence of colors in which the blocks entered
     their bins, such as ``"rrbb"``, and None until all have. After each control step, the block
-    closest to the centre of its bin (0.4, 0.32 or 0.625, 0.32) among those not recorded so far
+    closest to the center of its bin (0.4, 0.32 or 0.625, 0.32) among those not recorded so far
     is recorded if it lies within its rectangle; it remains recorded wherever it goes afterwards.
-    There are :math:`\binom{n}{n/2}` behaviours, listed by `color_orders`; `d3il_key` returns
+    There are :math:`\binom{n}{n/2}` behaviors, listed by `color_orders`; `d3il_key` returns
     the integers that stand for them in D3IL.
 
     **Start**: the tool at (0.5251, -0.2993, 0.2515) m, at rest. The context consists of the x, y
     (m) and yaw (rad) of each block, red ones first. To draw one, a pose is drawn uniformly in
     each of six cells, 0.40 … 0.50 and 0.55 … 0.65 in x by -0.15 … -0.10, -0.05 … 0.00 and
     0.05 … 0.10 in y, yaw -90° … 90°, and the blocks are dealt to the cells at random. Blocks of
-    neighbouring cells may overlap a little at first; the simulator moves them apart.
+    neighboring cells may overlap a little at first; the simulator moves them apart.
 
     **Episode end**: success, or the time limit (``TimeLimit``) of 500, 700 and 1200 steps.
 
@@ -207,7 +209,7 @@ class Sorting(RobotTask):
     n_blocks : int
         Number of blocks, one half red and the other blue.
     colors : str
-        Their colours, such as ``"rrbb"``.
+        Their colors, such as ``"rrbb"``.
     blocks : list of Block
         The blocks themselves, in the order of the observation.
 
@@ -228,7 +230,7 @@ class Sorting(RobotTask):
     >>> from skvdd.envs import Sorting2
     >>> task = Sorting2()
     >>> observation, info = task.reset(seed=0)
-    >>> observation.shape, task.n_behaviors
+    >>> observation.shape, task.n_blocks
     ((10,), 2)
     >>> observation, reward, terminated, truncated, info = task.step([0.0, 0.005])
     >>> info
@@ -236,7 +238,6 @@ class Sorting(RobotTask):
     """
 
     n_blocks: ClassVar[int]
-    skips_unsolved = True
     start_joints = (-0.327, 0.246, -0.203, -1.952, 0.063, 2.196, 0.225)
 
     def __init__(
@@ -257,7 +258,7 @@ class Sorting(RobotTask):
 
     @classmethod
     def block_colors(cls) -> str:
-        """Return the colours of the blocks, such as ``"rrbb"``."""
+        """Return the colors of the blocks, such as ``"rrbb"``."""
         half = cls.n_blocks // 2
         return half * "r" + half * "b"
 
@@ -324,7 +325,7 @@ class Sorting(RobotTask):
         )
 
     def _distance_to_bin(self, block: int, x: float, y: float) -> float:
-        """Return how far a place is from the centre of a block's own bin, m."""
+        """Return how far a place is from the center of a block's own bin, m."""
         bin_ = BINS[self.colors[block]]
         return math.hypot(x - bin_.x, y - bin_.y)
 
@@ -345,7 +346,7 @@ def _wall(color: str, name: str) -> str:
 
 
 class Sorting2(Sorting):
-    """Sort one red and one blue block, in one of 2 orders of colours; see `Sorting`.
+    """Sort one red and one blue block, in one of 2 orders of colors; see `Sorting`.
 
     Examples
     --------
@@ -359,21 +360,58 @@ class Sorting2(Sorting):
     """
 
     n_blocks = 2
-    n_behaviors = 2
     context_size = 6
 
 
 class Sorting4(Sorting):
-    """Sort two red and two blue blocks, in one of 6 orders of colours; see `Sorting`."""
+    """Sort two red and two blue blocks, in one of 6 orders of colors; see `Sorting`."""
 
     n_blocks = 4
-    n_behaviors = 6
     context_size = 12
 
 
 class Sorting6(Sorting):
-    """Sort three red and three blue blocks, in one of 20 orders of colours; see `Sorting`."""
+    """Sort three red and three blue blocks, in one of 20 orders of colors; see `Sorting`."""
 
     n_blocks = 6
-    n_behaviors = 20
     context_size = 18
+
+
+def selection(evaluation: Any) -> float:
+    """Select as D3IL does here: the success rate minus the divergence from the demonstrations.
+
+    That is the Kullback-Leibler divergence of the orders of a policy from those of the
+    demonstrations, to the base of their number. Ours show all orders equally often, which makes it
+    one minus the entropy.
+    """
+    return float(evaluation.success_rate - (1.0 - evaluation.entropy_d3il))
+
+
+def _spec(task: type[Sorting], time_limit: int) -> TaskSpec:
+    """Return what one of the three tasks is."""
+    name = task.__name__
+    return TaskSpec(
+        name=name.lower(),
+        env_id=f"skvdd/{name}-v0",
+        entry_point=f"skvdd.envs.sorting:{name}",
+        time_limit=time_limit,
+        scores=(Score(behaviors={o: o for o in color_orders(task.n_blocks)}, skips_unsolved=True),),
+        n_contexts=60,
+        selection=selection,
+        demonstrators={name.lower(): "skvdd.datasets.experts.sorting:DEMONSTRATOR"},
+        features="skvdd.datasets.features:sorting_features",
+        states=(
+            *("desired x", "desired y", "measured x", "measured y"),
+            *(
+                column
+                for block in task.block_names()
+                for column in (f"{block} x", f"{block} y", f"tan({block} yaw)")
+            ),
+        ),
+        actions=("change of desired x", "change of desired y"),
+        metadata={"units": "m", "control_period": 0.035},
+    )
+
+
+for _task, _limit in ((Sorting2, 500), (Sorting4, 700), (Sorting6, 1200)):
+    register_task(_spec(_task, _limit))

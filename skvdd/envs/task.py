@@ -9,22 +9,24 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import ArrayLike
 
+from skvdd.envs._mujoco import mujoco
 from skvdd.envs.panda import Array, Panda, build_model, clip_to_reach
 
 CAMERAS = ("view", "agent")
-SPLITS = ("train", "test")  # lists of contexts; a list's place is part of the seed of its draws
+# Lists of contexts; a list's place is part of the seed of its draws.
+SPLITS = ("train", "test", "validation")
+MAX_PIXELS = 1024  # of a side of a picture, the size of MuJoCo's frame buffer here
 
 
 class Task(gymnasium.Env[Array, Array], ABC):
     """A simulated task whose episodes start in a context.
 
     A task says what it simulates (`model`), how an episode starts (`draw_context`, `_begin`), what
-    is observed, and how success and behaviour are judged.
+    is observed, and how success and behavior are judged.
 
     Parameters
     ----------
@@ -37,11 +39,6 @@ class Task(gymnasium.Env[Array, Array], ABC):
 
     Attributes
     ----------
-    n_behaviors : int
-        Number of behaviours that solve the task.
-    skips_unsolved : bool
-        Whether contexts without a success are left out of the task entropy; otherwise they count
-        as zero.
     context : ndarray of shape (context_size,)
         What was drawn or asked for at the last reset.
 
@@ -55,8 +52,8 @@ class Task(gymnasium.Env[Array, Array], ABC):
     >>> from skvdd.envs.task import Task
     >>> env = gymnasium.make("skvdd/Pushing-v0")
     >>> task = env.unwrapped
-    >>> isinstance(task, Task), task.n_behaviors
-    (True, 4)
+    >>> isinstance(task, Task)
+    True
     >>> observation, info = env.reset(options={"context": 3})
     >>> np.array_equal(task.context, task.listed_context(3))
     True
@@ -64,8 +61,6 @@ class Task(gymnasium.Env[Array, Array], ABC):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 29}
 
-    n_behaviors: ClassVar[int]
-    skips_unsolved: ClassVar[bool] = False
     context_size: ClassVar[int] = 0  # numbers that say how an episode starts
 
     def __init__(
@@ -79,6 +74,11 @@ class Task(gymnasium.Env[Array, Array], ABC):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}.")
         if camera not in CAMERAS:
             raise ValueError(f"camera must be one of {CAMERAS}, got {camera!r}.")
+        for name, size in (("width", width), ("height", height)):
+            if not (isinstance(size, Integral) and 1 <= size <= MAX_PIXELS):
+                raise ValueError(
+                    f"{name} must be an integer from 1 to {MAX_PIXELS} pixels, got {size!r}."
+                )
         self.render_mode = render_mode
         self._size = (height, width)
         self._camera = camera
@@ -122,31 +122,32 @@ class Task(gymnasium.Env[Array, Array], ABC):
     def _info(self) -> dict[str, Any]:
         """Return ``{"success": bool, "behavior": int, str or None}``.
 
-        The behaviour of a success that counts as none of the task's is None.
+        The behavior of a success that counts as none of the task's is None.
         """
 
     # -- contexts -----------------------------------------------------------------------
 
     @classmethod
     def listed_context(cls, index: int, split: str = "test") -> Array:
-        """Return a context of the train or the test list, the same for everybody.
+        """Return a context of one of the three lists, the same for everybody.
 
         Parameters
         ----------
         index : int
             Its number, from zero; the lists have no end.
-        split : {"train", "test"}, default="test"
-            Which list. Demonstrations start in contexts of the train list, evaluations in those
-            of the test list.
+        split : {"train", "validation", "test"}, default="test"
+            Which list. Demonstrations start in contexts of the train list; models and settings
+            are chosen in those of the validation list; reports are of the test list.
 
         Returns
         -------
         ndarray of shape (context_size,)
-            Drawn with ``numpy.random.default_rng([0, index])``, test: ``[1, index]``.
+            Drawn with ``numpy.random.default_rng([0, index])``; test: ``[1, index]``, validation:
+            ``[2, index]``. So the lists have no context in common.
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}.")
-        if not (isinstance(index, Integral) and index >= 0):
+        if isinstance(index, bool) or not (isinstance(index, Integral) and index >= 0):
             raise ValueError(f"context must be an integer of at least 0, got {index!r}.")
         return cls.draw_context(np.random.default_rng([SPLITS.index(split), int(index)]))
 
@@ -185,7 +186,7 @@ class Task(gymnasium.Env[Array, Array], ABC):
         wanted = self.action_space.shape
         if array.shape != wanted:
             raise ValueError(
-                f"action must have shape {wanted}: the change of the set-point in metres; "
+                f"action must have shape {wanted}: the change of the set-point in meters; "
                 f"got shape {array.shape}."
             )
         if not np.isfinite(array).all():
@@ -251,7 +252,6 @@ class RobotTask(Task):
     >>> from skvdd.envs import Avoiding
     >>> from skvdd.envs.task import RobotTask
     >>> class Reach(RobotTask):
-    ...     n_behaviors = 1
     ...     start_joints = Avoiding.start_joints
     ...     observation_space = Box(-1.25, 1.25, (3,), np.float64)
     ...
@@ -304,7 +304,7 @@ class RobotTask(Task):
 
     @abstractmethod
     def _keep_books(self) -> None:
-        """Look at the state after the window: behaviour, and mostly success."""
+        """Look at the state after the window: behavior, and mostly success."""
 
     def _is_over(self) -> bool:
         """Judge the state before the window; success that the last window brought ends it."""
@@ -324,12 +324,12 @@ class RobotTask(Task):
 
     @property
     def tcp_position(self) -> Array:
-        """Measured position of the tool centre point after the last window, m, (3,)."""
+        """Measured position of the tool center point after the last window, m, (3,)."""
         return self._arm.tcp_position
 
     @property
     def set_point(self) -> Array:
-        """Desired position of the tool centre point, m, (3,)."""
+        """Desired position of the tool center point, m, (3,)."""
         if self._set_point is None:
             raise gymnasium.error.ResetNeeded("Call reset() before step() and before set_point.")
         return self._set_point.copy()
@@ -345,8 +345,8 @@ class RobotTask(Task):
             Seed of the task's own draws, as everywhere in Gymnasium.
         options : dict or None, default=None
             ``{"context": i}`` starts in the i-th context of the test list (`listed_context`),
-            ``{"context": i, "split": "train"}`` in one of the train list, ``{"context": array}``
-            in the context given. Without, one is drawn. A task that always starts alike takes
+            ``{"context": i, "split": "train"}`` in one of another list, ``{"context": array}`` in
+            the context given. Without, one is drawn. A task that always starts alike takes
             none of them.
 
         Returns
@@ -378,12 +378,14 @@ class RobotTask(Task):
         observation : ndarray
             New set-point, and the state measured before the window.
         reward : float
-            1 at the end of a successful episode, otherwise 0.
+            1 when success comes, -1 when it is lost again, otherwise 0: the return is 1 if the
+            last info reports success, otherwise 0.
         terminated, truncated : bool
             Whether the episode is over; time limits are Gymnasium's ``TimeLimit``.
         info : dict
             ``success`` and ``behavior``.
         """
+        before = self._success
         wanted = self.set_point
         wanted[: self.n_axes] += self._check_action(action)
         self._set_point = self._within_reach(wanted)
@@ -392,7 +394,8 @@ class RobotTask(Task):
         self._arm.move(self._set_point, self.n_ticks)
         self._keep_books()
         info = self._info()
-        return observation, float(terminated and info["success"]), terminated, False, info
+        reward = float(info["success"]) - float(before)
+        return observation, reward, terminated, False, info
 
 
 def _make_renderer(model: mujoco.MjModel, height: int, width: int) -> mujoco.Renderer:

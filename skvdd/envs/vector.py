@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import gymnasium
 import numpy as np
@@ -15,6 +16,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
 T = TypeVar("T")
+Env: TypeAlias = gymnasium.Env[Any, Any]
 
 MIN_SHARED = 4  # with fewer environments, waking the threads costs more than it gains
 
@@ -27,6 +29,9 @@ class EnvPool:
     and no step is wasted. Environments share nothing but their model; results depend
     neither on their number nor on the number of threads.
 
+    An environment is made, reset, stepped and closed in one and the same thread, as contexts of
+    OpenGL demand, in which it may render.
+
     Parameters
     ----------
     env_id : str
@@ -36,7 +41,10 @@ class EnvPool:
     n_threads : int or None, default=None
         Threads that step. MuJoCo releases Python's lock while it simulates, so two idle
         cores step 32 Avoiding environments 1.4 to 1.8 times as fast as one. None takes one thread
-        per core, at most 8 and at most one per environment.
+        per core, at most 8. Fewer than four environments have one thread, and so have those with a
+        ``render_mode``: the caller's own.
+    wrap : callable or None, default=None
+        ``wrap(env)`` is what takes the place of each environment, as a `gymnasium.Wrapper` does.
     **make_kwargs
         Passed on to `gymnasium.make`. Its passive checker is off unless asked for.
 
@@ -51,17 +59,41 @@ class EnvPool:
     """
 
     def __init__(
-        self, env_id: str, n_envs: int, *, n_threads: int | None = None, **make_kwargs: Any
+        self,
+        env_id: str,
+        n_envs: int,
+        *,
+        n_threads: int | None = None,
+        wrap: Callable[[Env], Env] | None = None,
+        **make_kwargs: Any,
     ) -> None:
         _check_at_least_one("n_envs", n_envs)
         if n_threads is None:
             n_threads = min(_n_cores(), 8)
         _check_at_least_one("n_threads", n_threads)
         self.env_id = env_id
-        self.n_threads = min(n_threads, n_envs)
+        alone = n_envs < MIN_SHARED or make_kwargs.get("render_mode") is not None
+        self.n_threads = 1 if alone else min(n_threads, n_envs)
         make_kwargs.setdefault("disable_env_checker", True)
-        self.envs = [gymnasium.make(env_id, **make_kwargs) for _ in range(n_envs)]
-        self._executor = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
+        # Environment i is in the hands of thread i % n_threads; a single one is the caller's.
+        n_workers = self.n_threads if self.n_threads > 1 else 0
+        self._threads = [ThreadPoolExecutor(1) for _ in range(n_workers)]
+        self._process = os.getpid()
+        self._closed = False
+        self.envs: list[Env] = []
+
+        def make() -> Env:
+            env = gymnasium.make(env_id, **make_kwargs)
+            return env if wrap is None else wrap(env)
+
+        try:
+            # One after the other: what environments share is loaded once.
+            for index in range(n_envs):
+                self.envs.append(self._call(index, make))
+        except BaseException:
+            with suppress(Exception):
+                self.close()
+            raise
 
     # -- what the environments are ----------------------------------------------------------
 
@@ -78,16 +110,6 @@ class EnvPool:
     def action_space(self) -> spaces.Space[Any]:
         """Space of one environment's actions."""
         return self.envs[0].action_space
-
-    @property
-    def n_behaviors(self) -> int | None:
-        """Number of behaviours that solve the task, None where the task does not say."""
-        return getattr(self.envs[0].unwrapped, "n_behaviors", None)
-
-    @property
-    def skips_unsolved(self) -> bool:
-        """Whether contexts without a success are left out of the task entropy."""
-        return getattr(self.envs[0].unwrapped, "skips_unsolved", False)
 
     # -- what they do -------------------------------------------------------------------------
 
@@ -125,7 +147,8 @@ class EnvPool:
             return self.envs[index].reset(seed=seed, options=option)
 
         starts = list(zip(seeds, options, strict=True))
-        observations, infos = self._run("reset", reset_one, indices, starts)
+        results = self._run("reset", reset_one, indices, starts)
+        observations, infos = zip(*results, strict=True)
         return self._stack(observations), list(infos)
 
     def step(
@@ -158,22 +181,30 @@ class EnvPool:
             return self.envs[index].step(action)
 
         results = self._run("step", step_one, indices, actions)
-        observations, rewards, terminated, truncated, infos = results
+        observations, rewards, terminated, truncated, infos = zip(*results, strict=True)
         return (
             self._stack(observations),
-            np.array(rewards, dtype=np.float64),
-            np.array(terminated, dtype=bool),
-            np.array(truncated, dtype=bool),
+            np.array(rewards, dtype=np.float64).reshape(len(rewards)),  # some are arrays of one
+            np.array(terminated, dtype=bool).reshape(len(terminated)),
+            np.array(truncated, dtype=bool).reshape(len(truncated)),
             list(infos),
         )
 
     def close(self) -> None:
         """Close all environments and end the threads; can be called more than once."""
-        if self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
-        for env in self.envs:
-            env.close()
+        if self._closed:
+            return
+        self._closed = True
+
+        def close_one(index: int, _: None) -> None:
+            self.envs[index].close()
+
+        everyone = range(len(self.envs))
+        try:
+            self._run("close", close_one, everyone, [None] * len(everyone))
+        finally:
+            for thread in self._threads:
+                thread.shutdown()
 
     def __enter__(self) -> Self:
         """Return the pool itself."""
@@ -190,29 +221,54 @@ class EnvPool:
 
     # -- how ------------------------------------------------------------------------------
 
+    def _call(self, index: int, function: Callable[[], T]) -> T:
+        """Call a function in the thread of an environment."""
+        if not self._threads:
+            return function()
+        return self._threads[index % self.n_threads].submit(function).result()
+
     def _run(
-        self, verb: str, function: Callable[..., T], indices: Sequence[int], arguments: Any
-    ) -> Any:
-        """Call `function` for every pair; return the columns of its results."""
+        self,
+        verb: str,
+        function: Callable[[int, Any], T],
+        indices: Sequence[int],
+        arguments: Sequence[Any] | NDArray[Any],
+    ) -> list[T]:
+        """Call `function` for every environment and its argument, in the environment's thread."""
         pairs = [(int(i), argument) for i, argument in zip(indices, arguments, strict=True)]
 
-        def run_chunk(chunk: list[tuple[int, Any]]) -> list[T | Exception]:
-            return [_attempt(function, index, argument) for index, argument in chunk]
+        def run_share(rows: Iterable[int]) -> list[T | Exception]:
+            return [_attempt(function, *pairs[row]) for row in rows]
 
-        if self._executor is None or len(pairs) < MIN_SHARED:
-            results = run_chunk(pairs)
+        results: dict[int, T | Exception]
+        if not self._threads:
+            results = dict(enumerate(run_share(range(len(pairs)))))
         else:
-            # One chunk per thread: handing over single steps costs more than it gains.
-            size = -(-len(pairs) // self.n_threads)
-            chunks = [pairs[i : i + size] for i in range(0, len(pairs), size)]
-            results = [r for chunk in self._executor.map(run_chunk, chunks) for r in chunk]
-        for (index, _), result in zip(pairs, results, strict=True):
-            if isinstance(result, Exception):
+            if os.getpid() != self._process:  # it would wait for ever
                 raise RuntimeError(
-                    f"Environment {index} of {len(self)} ({self.env_id}) failed in {verb}: "
-                    f"{type(result).__name__}: {result}"
-                ) from result
-        return zip(*results, strict=True)
+                    "A pool with threads can only be used by the process that has made it: threads "
+                    "do not survive a fork. Make a pool in each process, or give n_threads=1."
+                )
+            # One share per thread: handing over single steps costs more than it gains.
+            shares: dict[int, list[int]] = {}
+            for row, (index, _) in enumerate(pairs):
+                shares.setdefault(index % self.n_threads, []).append(row)
+            futures = [self._threads[thread].submit(run_share, shares[thread]) for thread in shares]
+            results = {
+                row: result
+                for rows, future in zip(shares.values(), futures, strict=True)
+                for row, result in zip(rows, future.result(), strict=True)
+            }
+        return [self._result(verb, index, results[row]) for row, (index, _) in enumerate(pairs)]
+
+    def _result(self, verb: str, index: int, result: T | Exception) -> T:
+        """Return what a call gave, or raise its exception with the name of the environment."""
+        if isinstance(result, Exception):
+            raise RuntimeError(
+                f"Environment {index} of {len(self)} ({self.env_id}) failed in {verb}: "
+                f"{type(result).__name__}: {result}"
+            ) from result
+        return result
 
     def _stack(self, observations: Sequence[Any]) -> Any:
         """Put observations of a few environments together."""

@@ -4,8 +4,10 @@ A display is made from estimators or from what an evaluation found (``from_...``
 as well; ``plot`` draws it again, on axes of the caller's, without computing anything anew.
 """
 
+from skvdd.plotting.ablation import AblationDisplay
+from skvdd.plotting.behaviors import BehaviorDisplay
 from skvdd.plotting.experts import ExpertsDisplay
-from skvdd.plotting.results import AblationDisplay, BehaviorDisplay, LatencyDisplay
+from skvdd.plotting.latency import LatencyDisplay
 from skvdd.plotting.style import EXPERT_COLORS, expert_colors, save_figure
 from skvdd.plotting.training import HistoryDisplay, TrainingSnapshots
 from skvdd.plotting.trajectories import TrajectoriesDisplay

@@ -20,6 +20,7 @@ EXPERT_COLORS = (
     "#BB3344", "#88BB66", "#5544EE", "#2277FF",
 )  # fmt: skip
 SUCCESS_COLOR, FAILURE_COLOR, FINISH_COLOR = EXPERT_COLORS[:3]
+BAR_COLOR = EXPERT_COLORS[0]
 MUTED = "0.5"  # gray for what stands behind the data: as far from white as from black
 
 

@@ -15,6 +15,10 @@ from threadpoolctl import ThreadpoolController
 SMALL_WORK = 2e9
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # with which a user chooses
 
+# OpenMP's threads do not survive a fork, and the child would wait for them for ever.
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 @contextmanager
 def fit_settings(device: torch.device, work: float) -> Iterator[None]:

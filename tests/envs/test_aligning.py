@@ -145,7 +145,7 @@ def test_the_same_actions_give_the_same_episode_to_the_last_bit(start):
         (0.0, 0.0, 8.6, True),
         (0.0, 0.0, -8.6, True),
         (0.0, 0.0, 8.7, False),
-        (0.0, 0.0, 90.0, False),  # the colours of the walls count
+        (0.0, 0.0, 90.0, False),  # the colors of the walls count
         (0.0, 0.0, 360.0 - 8.6, True),
         (0.01, 0.01, 8.0, True),
         (0.02, 0.0, 8.0, False),
@@ -169,9 +169,9 @@ def test_the_height_counts(env):
 def test_an_episode_ends_one_step_after_success(env):
     put_tray(env)
     _, reward, terminated, _, info = env.step(np.zeros(3))
-    assert (reward, terminated, info["success"]) == (0.0, False, True)
+    assert (reward, terminated, info["success"]) == (1.0, False, True)
     _, reward, terminated, _, info = env.step(np.zeros(3))
-    assert (reward, terminated, info["success"]) == (1.0, True, True)
+    assert (reward, terminated, info["success"]) == (0.0, True, True)
 
 
 def test_success_is_judged_again_in_the_extra_step(env):
@@ -179,7 +179,7 @@ def test_success_is_judged_again_in_the_extra_step(env):
     env.step(np.zeros(3))
     put_tray(env, dx=0.03)
     _, reward, terminated, _, info = env.step(np.zeros(3))
-    assert (reward, terminated, info["success"]) == (0.0, True, False)
+    assert (reward, terminated, info["success"]) == (-1.0, True, False)
 
 
 def test_an_episode_ends_after_400_steps():
@@ -190,22 +190,22 @@ def test_an_episode_ends_after_400_steps():
     assert ends[-1] == (False, True)
 
 
-# -- behaviour ----------------------------------------------------------------------------
+# -- behavior ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("dx", "dy", "behavior"),
     [(0.0, 0.0, INSIDE), (0.0, 0.0509, INSIDE), (0.0, -0.0511, OUTSIDE), (0.04, 0.04, OUTSIDE)],
 )
-def test_behaviour_is_the_distance_of_the_tool_in_the_plane(env, dx, dy, behavior):
+def test_behavior_is_the_distance_of_the_tool_in_the_plane(env, dx, dy, behavior):
     x, y, _ = env.tcp_position
     env._tray.place(x + dx, y + dy, REST, 0.0)
     mujoco.mj_forward(env.model(), env.data)
     assert env._info()["behavior"] == behavior
 
 
-def test_behaviours_have_names():
-    assert len(BEHAVIORS) == Aligning.n_behaviors == 2
+def test_behaviors_have_names():
+    assert BEHAVIORS == (0, 1)
     assert [behavior_name(behavior) for behavior in BEHAVIORS] == ["inside", "outside"]
     with refused("behavior must be one of (0, 1), got 2."):
         behavior_name(2)

@@ -168,7 +168,7 @@ def test_a_free_way_succeeds(env):
     assert behavior_name(info["behavior"]) == "2-3-4"
 
 
-# -- behaviours -----------------------------------------------------------------------------
+# -- behaviors -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,27 +200,27 @@ def test_gaps_are_numbered_as_in_d3il(row, x, bit):
         ([(0.4, -0.1), (0.6, 0.08), (0.4, 0.3)], 2**0 + 2**4 + 2**6),
     ],
 )
-def test_behaviour_bits(env, places, behavior):
+def test_behavior_bits(env, places, behavior):
     for x, y in places:
         put_tool_at(env, x, y)
         env._keep_books()
     assert env._info()["behavior"] == behavior
 
 
-def test_there_are_24_behaviours_with_24_names():
-    assert len(set(BEHAVIORS)) == Avoiding.n_behaviors == 24
+def test_there_are_24_behaviors_with_24_names():
+    assert len(set(BEHAVIORS)) == 24
     names = {behavior_name(behavior) for behavior in BEHAVIORS}
     assert len(names) == 24
     assert all(f"{a}-{b}-{c}" in names for a in "12" for b in "123" for c in "1234")
 
 
-def test_unfinished_behaviours_have_names_too():
+def test_unfinished_behaviors_have_names_too():
     assert behavior_name(0) == "?-?-?"
     assert gaps_of(2**1 + 2**3) == (1, 1, None)
 
 
 @pytest.mark.parametrize("behavior", [-1, 3, 512, 2**5 + 2**6])
-def test_an_integer_that_is_no_behaviour_is_refused(behavior):
+def test_an_integer_that_is_no_behavior_is_refused(behavior):
     with refused(
         "behavior must be a sum of at most one bit per row (0 to 1, 2 to 4, 5 to 8), got "
         f"{behavior}."

@@ -156,7 +156,7 @@ def test_contexts_are_drawn_as_specified():
     assert np.abs(counts / 1000 - 1.0).max() < 0.1
 
 
-# -- score, reward, success, behaviour ------------------------------------------------------
+# -- score, reward, success, behavior ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_block_is_in_a_target_within_five_centimetres(env, shift, score):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize(("context", "wanted"), [(STRAIGHT, (0, 1)), (CROSSED, (1, 0))])
-def test_wanted_pairs_are_worth_a_half_each_and_their_order_is_the_behaviour(
+def test_wanted_pairs_are_worth_a_half_each_and_their_order_is_the_behavior(
     env, context, wanted, order
 ):
     env.reset(options={"context": context})

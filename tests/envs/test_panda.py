@@ -169,6 +169,17 @@ def test_set_points_out_of_reach_go_to_the_nearest_within(wanted, nearest):
     np.testing.assert_allclose(clip_to_reach(wanted), nearest, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("height", [-1.0, -0.6, -0.5756, 0.5, 0.8109, 0.82, 0.9, 5.0])
+def test_heights_out_of_reach_are_replaced(height):
+    # 0.121 m +- sqrt(0.71^2 - (0.25 - 0.088)^2): no point of that height is 0.25 m from the base.
+    half = math.sqrt(0.71**2 - (0.25 - 0.088) ** 2)
+    low, high = 0.121 - half, 0.121 + half
+    x, y, z = clip_to_reach([0.5, 0.1, height])
+    assert z == pytest.approx(min(max(height, low), high), abs=1e-9)
+    assert x >= 0.25
+    assert math.hypot(math.hypot(x, y) - 0.088, z - 0.121) <= 0.71 + 1e-9
+
+
 def test_reach_is_a_projection():
     rng = np.random.default_rng(3)
     wanted = np.column_stack([rng.uniform(-1.5, 1.5, (200, 2)), np.full(200, 0.15)])

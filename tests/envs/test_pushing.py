@@ -1,4 +1,4 @@
-"""Pushing: the scene, success and behaviour by hand-made placements, and calm under bad actions."""
+"""Pushing: the scene, success and behavior by hand-made placements, and calm under bad actions."""
 
 import math
 
@@ -95,7 +95,7 @@ def test_cubes_that_overlap_at_the_start_part_calmly():
     np.testing.assert_allclose([red[2], green[2]], CUBE_HEIGHT, atol=2e-3)
 
 
-# -- success and behaviour ------------------------------------------------------------------
+# -- success and behavior ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_episode_ends_one_step_after_its_success(env):
     put(env, RED_TARGET, AWAY[1])
     put(env, RED_TARGET, GREEN_TARGET)
     _, reward, terminated, _, info = env.step([0.0, 0.0])
-    assert (reward, terminated, info) == (1.0, True, {"success": True, "behavior": 0})
+    assert (reward, terminated, info) == (0.0, True, {"success": True, "behavior": 0})
 
 
 def test_a_success_that_does_not_last_one_step_is_none(env):
@@ -145,7 +145,7 @@ def test_a_success_that_does_not_last_one_step_is_none(env):
     put(env, RED_TARGET, GREEN_TARGET)
     env._cubes[1].place(*AWAY[1], CUBE_HEIGHT, 0.0)
     _, reward, terminated, _, info = env.step([0.0, 0.0])
-    assert (reward, terminated, info["success"]) == (0.0, True, False)
+    assert (reward, terminated, info["success"]) == (-1.0, True, False)
 
 
 def test_names():

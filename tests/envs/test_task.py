@@ -24,7 +24,6 @@ def refused(message, error=ValueError):
 class Lift(RobotTask):
     """Succeed as soon as the tool has been above 0.2 m after a window."""
 
-    n_behaviors = 1
     n_axes = 3
     start_joints = Avoiding.start_joints
 
@@ -74,7 +73,7 @@ def test_success_after_the_window_is_reported_by_the_next_step():
         _, reward, terminated, truncated, info = env.step([0.0, 0.0, 0.01])
         seen.append((reward, info["success"], terminated))
         assert not truncated
-    assert seen[-2:] == [(0.0, True, False), (1.0, True, True)]
+    assert seen[-2:] == [(1.0, True, False), (0.0, True, True)]
 
 
 def test_environments_of_a_task_share_their_model_and_nothing_else():
@@ -98,6 +97,8 @@ def test_stepping_before_reset_says_so():
     [
         ({"render_mode": "human"}, "render_mode must be 'rgb_array' or None, got 'human'."),
         ({"camera": "top"}, "camera must be one of ('view', 'agent'), got 'top'."),
+        ({"width": 2000}, "width must be an integer from 1 to 1024 pixels, got 2000."),
+        ({"height": 0}, "height must be an integer from 1 to 1024 pixels, got 0."),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
@@ -110,7 +111,7 @@ def test_wrong_arguments_are_refused(arguments, message):
     [
         (
             [0.0, 0.0],
-            "action must have shape (3,): the change of the set-point in metres; got shape (2,).",
+            "action must have shape (3,): the change of the set-point in meters; got shape (2,).",
         ),
         (
             [0.0, float("nan"), 0.0],
@@ -236,7 +237,7 @@ def test_an_episode_draws_its_context_from_its_seed():
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize(("split", "number"), [("train", 0), ("test", 1)])
+@pytest.mark.parametrize(("split", "number"), [("train", 0), ("test", 1), ("validation", 2)])
 def test_listed_contexts_are_the_same_for_everybody(split, number):
     env = Numbered()
     env.reset(seed=0, options={"context": 7, "split": split})
@@ -261,7 +262,11 @@ def test_a_context_can_be_given():
     [
         ({"context": -1}, "context must be an integer of at least 0, got -1."),
         ({"context": 1.0}, "context must be an integer of at least 0, got 1.0."),
-        ({"context": 0, "split": "all"}, "split must be one of ('train', 'test'), got 'all'."),
+        (
+            {"context": 0, "split": "all"},
+            "split must be one of ('train', 'test', 'validation'), got 'all'.",
+        ),
+        ({"context": True}, "context must be an integer of at least 0, got True."),
         ({"contexts": 0}, "options must be 'context' and 'split', got ['contexts']."),
         (
             {"context": [1.0]},

@@ -1,8 +1,8 @@
 """A scripted demonstrator for Aligning, which drives the tray like a car.
 
 The tray stops where it is left, and while the rod pushes it the tray turns about a point on the
-line through the contact and its centre, somewhere off the centre. So it moves like a car whose
-rear axle is there: forwards along that line, and round bends. The rod tows the car from a corner
+line through the contact and its center, somewhere off the center. So it moves like a car whose
+rear axle is there: forwards along that line, and around bends. The rod tows the car from a corner
 inside, or shoves it from a wall outside. It is steered onto a circular arc that ends on the
 target and on the way turns the tray by the angle wanted there. Where the target is passed without
 a success, single straight pushes correct what is left.
@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvdd.datasets.experts.recording import Demonstrator
+from skvdd.datasets.experts.steering import Wander
 from skvdd.envs.aligning import (
-    BEHAVIORS,
     INSIDE,
     MAX_DISTANCE,
     MAX_ROTATION,
@@ -59,7 +59,7 @@ STEADY = 0.05  # m, from which on the heading wanders less
 
 # Taking hold
 ROUND_RADIUS = 0.11  # m, of the way around the tray
-ROUND_STEP = 0.6  # rad, seen from the tray: a way farther round goes in such pieces
+ROUND_STEP = 0.6  # rad, seen from the tray: a way farther around goes in such pieces
 ASIDE = 0.006  # m along the wall, how exactly a place is taken
 TOUCH = 0.004  # m, from the wall
 LOST = 0.02  # m, from the wall, or past it beside the tray
@@ -204,7 +204,7 @@ class Driver(ABC):
         Draws speeds, heights, a taste for holds, and the wandering.
     """
 
-    axle: ClassVar[float]  # m, how far the axle is behind the centre, found by trial: where
+    axle: ClassVar[float]  # m, how far the axle is behind the center, found by trial: where
     # the rod pushes, high on a wall, the tray leans forwards and turns farther ahead
     max_curvature: ClassVar[float]  # 1/m, beyond which the rod slips
     setback: ClassVar[float]  # m, from a hold, where the rod makes ready
@@ -212,13 +212,12 @@ class Driver(ABC):
     straight_holds: ClassVar[tuple[Hold, ...]]
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
         self._speed = rng.uniform(*SPEED)
         self._pushing_speed = rng.uniform(*PUSHING_SPEED)
         self._travel_height = rng.uniform(*TRAVEL_HEIGHT)
         self._work_height = rng.uniform(*WORK_HEIGHT)
         self._taste = TASTE * rng.uniform(size=len(self.holds))
-        self._wander = rng.standard_normal()
+        self._wander = Wander(rng, HEADING_MEMORY)
         self._hold: Hold | None = None
         self._is_pushing = False
 
@@ -238,8 +237,7 @@ class Driver(ABC):
         observation : ndarray of shape (20,)
             What the environment returned.
         """
-        renewal = math.sqrt(1.0 - HEADING_MEMORY**2)
-        self._wander = HEADING_MEMORY * self._wander + renewal * self._rng.standard_normal()
+        self._wander.step()
         scene = see(observation)
         rod = scene.in_tray(scene.tool)
         if self._hold is None or (self._is_pushing and self._has_done(scene, self._hold, rod)):
@@ -277,7 +275,7 @@ class Driver(ABC):
 
     def _car(self, scene: Scene, hold: Hold) -> Car:
         """Return the tray as the car that is driven from a hold."""
-        ahead = hold.place / abs(hold.place)  # from the centre to the rod
+        ahead = hold.place / abs(hold.place)  # from the center to the rod
         if (ahead / hold.push).real < 0.0:
             ahead = -ahead
         axle = -self.axle * ahead
@@ -295,7 +293,8 @@ class Driver(ABC):
             bend = min(max(car.curvature, -self.max_curvature), self.max_curvature)
             heading = car.heading + math.atan(car.lever * bend)
             speed = min(self._pushing_speed, max(FINAL_SPEED, BRAKING * abs(car.way)))
-        return self._move(scene, speed, heading + PUSHING_NOISE * self._wander, self._work_height)
+        heading += PUSHING_NOISE * self._wander.value
+        return self._move(scene, speed, heading, self._work_height)
 
     def _come_down(self, scene: Scene, place: complex) -> Array:
         """Go to a place of the tray above the walls, and lower the rod there."""
@@ -303,7 +302,7 @@ class Driver(ABC):
         is_there = max(abs(scene.tool - goal), abs(scene.desired - goal)) < OVERHEAD
         height = self._work_height if is_there else self._travel_height
         way = goal - scene.desired
-        wander = HEADING_NOISE * self._wander * min(abs(way) / STEADY, 1.0)
+        wander = HEADING_NOISE * self._wander.value * min(abs(way) / STEADY, 1.0)
         speed = min(self._speed, APPROACH * abs(way))
         return self._move(scene, speed, cmath.phase(way) + wander, height)
 
@@ -314,7 +313,7 @@ class Driver(ABC):
         return self._move(scene, speed, cmath.phase(way), self._work_height)
 
     def _move(self, scene: Scene, speed: float, heading: float, height: float) -> Array:
-        """Return the action: a step in the plane, and towards a height."""
+        """Return the action: a step in the plane, and toward a height."""
         step = cmath.rect(speed, heading)
         rise = APPROACH * (height - scene.desired_height)
         return np.array([step.real, step.imag, min(max(rise, -self._speed), self._speed)])
@@ -341,7 +340,7 @@ class Inside(Driver):
 
 
 class Outside(Driver):
-    """Shove the tray from outside, going round it where another wall has to be pushed."""
+    """Shove the tray from outside, going around it where another wall has to be pushed."""
 
     axle = -0.07
     max_curvature = 7.0
@@ -361,30 +360,16 @@ class Outside(Driver):
         return cmath.rect(ROUND_RADIUS, cmath.phase(rod) + math.copysign(ROUND_STEP, angle))
 
 
-def make_driver(
-    task: Aligning, behavior: int, rng: np.random.Generator
-) -> Callable[[Array], Array]:
+def make_actor(task: Aligning, behavior: int, rng: np.random.Generator) -> Callable[[Array], Array]:
     """Return what acts in an episode that has just been reset."""
     return (Inside(rng) if behavior == INSIDE else Outside(rng)).act
 
 
-_AXES = ("x", "y", "z")
-_POSE = (*_AXES, "qw", "qx", "qy", "qz")
-DEMONSTRATORS = {
-    "aligning": Demonstrator(
-        name="aligning",
-        env_id="skvdd/Aligning-v0",
-        version=2,
-        behaviors=BEHAVIORS,
-        make_actor=make_driver,
-        description="the tray driven like a car along arcs, corrected by straight pushes, with "
-        "Ornstein-Uhlenbeck heading noise",
-        states=(
-            *(f"desired_{axis}" for axis in _AXES),
-            *(f"measured_{axis}" for axis in _AXES),
-            *(f"tray_{name}" for name in _POSE),
-            *(f"target_{name}" for name in _POSE),
-        ),
-        actions=tuple(f"d{axis}" for axis in _AXES),
-    )
-}
+DEMONSTRATOR = Demonstrator(
+    make_actor=make_actor,
+    version=3,
+    description=(
+        "the tray driven like a car along arcs, corrected by straight pushes, with "
+        "Ornstein-Uhlenbeck heading noise"
+    ),
+)

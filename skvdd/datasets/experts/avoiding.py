@@ -1,38 +1,33 @@
-"""A scripted demonstrator for Avoiding: pure pursuit with wandering attention, in several styles.
-
-Run ``python -m skvdd.datasets.experts.avoiding --output avoiding.npz`` to make the set that
-comes with the library, and with ``--style hesitant`` (say) to make one of its variants.
-"""
+"""Scripted demonstrators for Avoiding: pure pursuit with a wandering heading, in several styles."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
-import gymnasium
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-import skvdd.envs  # noqa: F401  registers the environment
-from skvdd.datasets.demonstrations import Demonstrations, Episode
-from skvdd.envs.avoiding import BEHAVIORS, FINISH_Y, ROW_Y, ROWS, behavior_name, gaps_of
+from skvdd.datasets.experts.recording import Demonstrator, Seed
+from skvdd.datasets.experts.steering import Wander, heading_of, polar
+from skvdd.envs.avoiding import BEHAVIORS, FINISH_Y, ROW_Y, ROWS, Avoiding, gaps_of
 
 Array = NDArray[np.float64]
+Action = NDArray[np.float32]
 
-ENVIRONMENT = "skvdd/Avoiding-v0"
-MAX_ATTEMPTS = 100
 MAX_LENGTH = 200  # decisions in a demonstration, as in D3IL
+ROUND = 96  # episodes of which each follows the law of a long-tailed set
 
-GAP_X = ((0.41, 0.59), (0.345, 0.50, 0.655), (0.275, 0.425, 0.575, 0.718))  # m, gap centres
+GAP_X = ((0.41, 0.59), (0.345, 0.50, 0.655), (0.275, 0.425, 0.575, 0.718))  # m, gap centers
 GAP_SPREAD = ((0.025, 0.025), (0.015, 0.006, 0.015), (0.012, 0.006, 0.006, 0.004))  # m
 STRAIGHT = (0.022, 0.045)  # m, how far before and after a row the path runs straight on
 
 SPEED = (0.0060, 0.0080)  # m per step, drawn once per episode
 LOOK_AHEAD = 0.03  # m
+SPEED_NOISE = 0.05  # of the speed, standard deviation
 HEADING_NOISE = 0.45  # rad, standard deviation of the wandering heading
 HEADING_MEMORY = 0.9  # per step: the heading forgets in about ten steps
 
@@ -59,8 +54,6 @@ class Style:
 
     Parameters
     ----------
-    description : str
-        What the metadata of a set say of its demonstrator.
     speed_drift : float, default=0.0
         Standard deviation of the logarithm of the speed within an episode, an
         Ornstein-Uhlenbeck process.
@@ -71,17 +64,14 @@ class Style:
         How far before a row its gap is chosen, m, at least and at most; until then the
         demonstrator goes to the middle. None chooses all gaps at the start.
     swerve_rate : float, default=0.0
-        Probability to aim at a neighbouring gap instead of the middle before the choice.
+        Probability to aim at a neighboring gap instead of the middle before the choice.
     gap_spread : float, default=1.0
         How widely a gap is used, in multiples of `GAP_SPREAD`.
     zipf_exponent : float, default=0.0
-        The k-th most frequent behaviour is shown in proportion to ``k ** -zipf_exponent``.
+        The k-th most frequent behavior is shown in proportion to ``k ** -zipf_exponent``.
         Zero shows all equally often.
-    state_dtype : {"float32", "float64"}, default="float32"
-        Precision in which states are recorded.
     """
 
-    description: str
     speed_drift: float = 0.0
     pause_rate: float = 0.0
     correction_rate: float = 0.0
@@ -90,41 +80,19 @@ class Style:
     swerve_rate: float = 0.0
     gap_spread: float = 1.0
     zipf_exponent: float = 0.0
-    state_dtype: str = "float32"
 
 
-CLEAN = Style("pure pursuit with Ornstein-Uhlenbeck heading noise", state_dtype="float64")
-HESITANT = Style(
-    f"{CLEAN.description}, drifting speed, pauses, corrections and jerks",
-    speed_drift=0.35,
-    pause_rate=0.02,
-    correction_rate=0.01,
-    jerk_rate=0.015,
+CLEAN_STYLE = Style()
+HESITANT_STYLE = Style(speed_drift=0.35, pause_rate=0.02, correction_rate=0.01, jerk_rate=0.015)
+OVERLAPPING_STYLE = Style(commitment=(0.05, 0.09), swerve_rate=0.4, gap_spread=2.0)
+LONGTAIL_STYLE = Style(zipf_exponent=0.85)
+HUMAN_STYLE = replace(
+    HESITANT_STYLE,
+    commitment=OVERLAPPING_STYLE.commitment,
+    swerve_rate=OVERLAPPING_STYLE.swerve_rate,
+    gap_spread=OVERLAPPING_STYLE.gap_spread,
+    zipf_exponent=LONGTAIL_STYLE.zipf_exponent,
 )
-OVERLAPPING = Style(
-    f"{CLEAN.description}, late choices and changes of mind",
-    commitment=(0.05, 0.09),
-    swerve_rate=0.4,
-    gap_spread=2.0,
-)
-LONGTAIL = Style(f"{CLEAN.description}, a few favourite behaviours", zipf_exponent=0.85)
-HUMAN = replace(
-    HESITANT,
-    description=(
-        f"{HESITANT.description}, late choices and changes of mind, a few favourite behaviours"
-    ),
-    commitment=OVERLAPPING.commitment,
-    swerve_rate=OVERLAPPING.swerve_rate,
-    gap_spread=OVERLAPPING.gap_spread,
-    zipf_exponent=LONGTAIL.zipf_exponent,
-)
-STYLES = {
-    "clean": CLEAN,
-    "hesitant": HESITANT,
-    "overlapping": OVERLAPPING,
-    "longtail": LONGTAIL,
-    "human": HUMAN,
-}
 
 # ---------------------------------------------------------------------------------------
 # The way
@@ -132,9 +100,9 @@ STYLES = {
 
 
 def reference_path(
-    behavior: int, start: Array, rng: np.random.Generator, style: Style = CLEAN
+    behavior: int, start: Array, rng: np.random.Generator, style: Style = CLEAN_STYLE
 ) -> Array:
-    """Return a smooth path through the gaps of a behaviour, with a little variety.
+    """Return a smooth path through the gaps of a behavior, with a little variety.
 
     Parameters
     ----------
@@ -144,7 +112,7 @@ def reference_path(
         Where the tool is, m.
     rng : numpy.random.Generator
         Draws where exactly each gap is passed.
-    style : Style, default=CLEAN
+    style : Style, default=CLEAN_STYLE
         When the gaps are chosen, and how widely they are used.
 
     Returns
@@ -166,7 +134,7 @@ def reference_path(
     waypoints.append(np.array([exit_x, FINISH_Y + 0.06]))
     points = np.array(waypoints)
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    # Monotone between waypoints, so the path does not swing into a neighbouring obstacle.
+    # Monotone between waypoints, so the path does not swing into a neighboring obstacle.
     return PchipInterpolator(arc, points)(np.linspace(0.0, arc[-1], int(arc[-1] / 0.002)))
 
 
@@ -177,7 +145,7 @@ def _undecided(
     commitment: tuple[float, float],
     swerve_rate: float,
 ) -> Array:
-    """Return where a path turns to its gap, having made for the middle or a neighbouring gap."""
+    """Return where a path turns to its gap, having made for the middle or a neighboring gap."""
     aim = MIDDLE_X
     if rng.uniform() < swerve_rate:
         aim = rng.choice([GAP_X[row][g] for g in (gap - 1, gap + 1) if 0 <= g < len(GAP_X[row])])
@@ -194,10 +162,6 @@ def _undecided(
 class PathFollower:
     """Pursue a point ahead on a path, while the heading wanders and is corrected.
 
-    The heading carries an Ornstein-Uhlenbeck noise. Because it is correlated over about ten
-    steps the tool really leaves the path, and the pursuit really brings it back: the
-    recordings contain recoveries, without which imitation drifts away.
-
     Parameters
     ----------
     path : ndarray of shape (n, 2)
@@ -211,9 +175,9 @@ class PathFollower:
         self._rng = rng
         self._speed = rng.uniform(*SPEED)
         self._nearest = 0
-        self._wander = HEADING_NOISE * rng.standard_normal()
+        self._wander = Wander(rng, HEADING_MEMORY, HEADING_NOISE)
 
-    def act(self, observation: Array) -> NDArray[np.float32]:
+    def act(self, observation: Array) -> Action:
         """Return the next change of the set-point, m, shape (2,).
 
         Parameters
@@ -222,12 +186,9 @@ class PathFollower:
             What the environment returned.
         """
         position = 0.5 * (observation[:2] + observation[2:])
-        dx, dy = self._target(position) - observation[:2]
-        renewal = math.sqrt(1.0 - HEADING_MEMORY**2) * HEADING_NOISE
-        self._wander = HEADING_MEMORY * self._wander + renewal * self._rng.standard_normal()
-        heading = math.atan2(dy, dx) + self._wander
-        speed = self._speed * (1.0 + 0.05 * self._rng.standard_normal())
-        return np.array([speed * math.cos(heading), speed * math.sin(heading)], dtype=np.float32)
+        heading = heading_of(self._target(position) - observation[:2]) + self._wander.step()
+        speed = self._speed * (1.0 + SPEED_NOISE * self._rng.standard_normal())
+        return polar(speed, heading).astype(np.float32)
 
     def _target(self, position: Array) -> Array:
         """Return the point of the path that lies one look-ahead behind the nearest one."""
@@ -252,19 +213,18 @@ class Hand:
     def __init__(self, style: Style, rng: np.random.Generator) -> None:
         self._style = style
         self._rng = rng
-        self._log_speed = style.speed_drift * rng.standard_normal()
+        self._log_speed = Wander(rng, SPEED_MEMORY, style.speed_drift)
         self._n_pausing = 0
         self._n_correcting = 0
 
-    def move(self, intended: NDArray[np.float32]) -> NDArray[np.float32]:
+    def move(self, intended: Action) -> Action:
         """Return what becomes of an intended action, m, shape (2,)."""
-        renewal = math.sqrt(1.0 - SPEED_MEMORY**2) * self._style.speed_drift
-        self._log_speed = SPEED_MEMORY * self._log_speed + renewal * self._rng.standard_normal()
+        log_speed = self._log_speed.step()
         self._change_mood()
         if self._n_pausing:
             self._n_pausing -= 1
             return (TREMOR * self._rng.standard_normal(2)).astype(np.float32)
-        action = math.exp(self._log_speed) * intended
+        action = math.exp(log_speed) * intended
         if self._n_correcting:
             self._n_correcting -= 1
             return -CORRECTION_SPEED * action
@@ -282,51 +242,29 @@ class Hand:
         elif corrects < self._style.correction_rate:
             self._n_correcting = int(self._rng.integers(*CORRECTION_LENGTH, endpoint=True))
 
-    def _jerk(self, intended: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _jerk(self, intended: Action) -> Action:
         """Return an action that is too long and goes astray."""
         length = self._rng.uniform(*JERK_LENGTH)
-        heading = math.atan2(intended[1], intended[0]) + JERK_TURN * self._rng.standard_normal()
-        return np.array([length * math.cos(heading), length * math.sin(heading)], np.float32)
+        heading = heading_of(intended) + JERK_TURN * self._rng.standard_normal()
+        return polar(length, heading).astype(np.float32)
 
 
-def demonstrate(
-    env: gymnasium.Env, behavior: int, rng: np.random.Generator, style: Style = CLEAN
-) -> Episode | None:
-    """Try a behaviour once.
-
-    Parameters
-    ----------
-    env : gymnasium.Env
-        An Avoiding environment.
-    behavior : int
-        Which of `BEHAVIORS`.
-    rng : numpy.random.Generator
-        Draws path, speed and wandering.
-    style : Style, default=CLEAN
-        How to move and decide.
-
-    Returns
-    -------
-    Episode or None
-        The recording; None if the rod hit something, came too late, or took another way.
-    """
-    observation, info = env.reset()
+def make_actor(
+    task: Avoiding, behavior: int, rng: np.random.Generator, style: Style = CLEAN_STYLE
+) -> Callable[[Array], Action]:
+    """Return what acts in an episode that has just been reset."""
     hand = Hand(style, rng.spawn(1)[0])  # draws of its own: a steady hand changes nothing
-    follower = PathFollower(reference_path(behavior, observation[:2], rng, style), rng)
-    states, actions, over = [], [], False
-    while not over:
-        action = hand.move(follower.act(observation))
-        states.append(observation)
-        actions.append(action)
-        observation, _, terminated, truncated, info = env.step(action)
-        over = terminated or truncated
-    if info["success"] and info["behavior"] == behavior and len(states) <= MAX_LENGTH:
-        return Episode(np.array(states, style.state_dtype), np.array(actions), behavior)
-    return None
+    follower = PathFollower(reference_path(behavior, task.set_point[:2], rng, style), rng)
+    return lambda observation: hand.move(follower.act(observation))
+
+
+# ---------------------------------------------------------------------------------------
+# The order of behaviors
+# ---------------------------------------------------------------------------------------
 
 
 def spread_order() -> list[int]:
-    """Return the 24 behaviours so that every beginning of the list uses all gaps evenly."""
+    """Return the 24 behaviors so that every beginning of the list uses all gaps evenly."""
     order = []
     for k in range(len(BEHAVIORS)):
         gaps = (k + k // 12) % 2, k % 3, k % 4
@@ -335,17 +273,17 @@ def spread_order() -> list[int]:
 
 
 def zipf_order(n_episodes: int, exponent: float, rng: np.random.Generator) -> list[int]:
-    """Return behaviours of a long-tailed set in random order.
+    """Return behaviors of a long-tailed set in random order.
 
     Parameters
     ----------
     n_episodes : int
         How many.
     exponent : float
-        The k-th most frequent of the 24 behaviours is shown in proportion to
+        The k-th most frequent of the 24 behaviors is shown in proportion to
         ``k ** -exponent``, rounded to the largest remainders.
     rng : numpy.random.Generator
-        Draws which behaviours are frequent, and the order.
+        Draws which behaviors are frequent, and the order.
 
     Returns
     -------
@@ -360,102 +298,50 @@ def zipf_order(n_episodes: int, exponent: float, rng: np.random.Generator) -> li
     return order
 
 
-def make_demonstrations(
-    n_per_behavior: int = 4, random_state: int = 0, progress: bool = True, style: str = "clean"
-) -> Demonstrations:
-    """Record successful demonstrations in the simulator.
-
-    Parameters
-    ----------
-    n_per_behavior : int, default=4
-        Episodes for each of the 24 behaviours; their mean where a style has favourites.
-    random_state : int, default=0
-        Seed; an episode depends on it, the style, its behaviour and its number only.
-    progress : bool, default=True
-        Whether to show a progress bar.
-    style : {"clean", "hesitant", "overlapping", "longtail", "human"}, default="clean"
-        Which of `STYLES`.
-
-    Returns
-    -------
-    Demonstrations
-        Round after round of all behaviours, each round in `spread_order`; in `zipf_order`
-        where the style has favourites. The metadata tells how many attempts were needed.
-    """
-    from tqdm import tqdm
-
-    if style not in STYLES:
-        raise ValueError(f"style must be one of {', '.join(map(repr, STYLES))}, got {style!r}.")
-    tasks = _numbered(_order(STYLES[style], n_per_behavior, random_state))
-    env = gymnasium.make(ENVIRONMENT, disable_env_checker=True)
-    episodes, n_attempts = [], 0
-    try:
-        for number, behavior in tqdm(tasks, desc="demonstrations", disable=not progress):
-            seed = random_state, behavior, number
-            episode, attempts = _first_success(env, behavior, seed, STYLES[style])
-            episodes.append(episode)
-            n_attempts += attempts
-    finally:
-        env.close()
-    metadata = {
-        "environment": ENVIRONMENT,
-        "demonstrator": STYLES[style].description,
-        "random_state": random_state,
-        "n_per_behavior": n_per_behavior,
-        "n_attempts": n_attempts,
-        "mujoco": mujoco.__version__,
-        "states": ["desired x", "desired y", "measured x", "measured y"],
-        "actions": ["change of desired x", "change of desired y"],
-        "units": "m",
-        "control_period": 0.035,
-    }
-    if style == "clean":  # what the library ships under the task's own name
-        return Demonstrations(tuple(episodes), "avoiding", metadata)
-    metadata |= {"style": style, "parameters": asdict(STYLES[style])}
-    return Demonstrations(tuple(episodes), f"avoiding-{style}", metadata)
+def plan_evenly(number: int, random_state: int) -> tuple[int, Seed]:
+    """Return behavior and seed of an episode: round after round in `spread_order`."""
+    repetition, place = divmod(number, len(BEHAVIORS))
+    behavior = spread_order()[place]
+    return behavior, (random_state, behavior, repetition)
 
 
-def _order(style: Style, n_per_behavior: int, random_state: int) -> list[int]:
-    """Return the behaviour of each episode."""
-    if style.zipf_exponent:
-        n_episodes = n_per_behavior * len(BEHAVIORS)
-        return zipf_order(n_episodes, style.zipf_exponent, np.random.default_rng(random_state))
-    return n_per_behavior * spread_order()
+def plan_long_tail(number: int, random_state: int, exponent: float) -> tuple[int, Seed]:
+    """Return behavior and seed of an episode: every `ROUND` follow Zipf's law, in random order."""
+    n_rounds, place = divmod(number, ROUND)
+    order = _long_tail(n_rounds, random_state, exponent)
+    behavior = order[place]
+    repetition = n_rounds * order.count(behavior) + order[:place].count(behavior)
+    return behavior, (random_state, behavior, repetition)
 
 
-def _numbered(order: Sequence[int]) -> list[tuple[int, int]]:
-    """Return for each episode how often its behaviour was shown before, and the behaviour."""
-    return [(order[:i].count(behavior), behavior) for i, behavior in enumerate(order)]
+@lru_cache(maxsize=64)
+def _long_tail(n_rounds: int, random_state: int, exponent: float) -> list[int]:
+    """Return the behaviors of a round, given how many went before; favorites stay favorites."""
+    first = zipf_order(ROUND, exponent, np.random.default_rng(random_state))
+    if n_rounds == 0:
+        return first
+    order: list[int] = np.random.default_rng([random_state, n_rounds]).permutation(first).tolist()
+    return order
 
 
-def _first_success(
-    env: gymnasium.Env, behavior: int, seed: tuple[int, int, int], style: Style
-) -> tuple[Episode, int]:
-    """Return the first successful episode of a behaviour, and the number of attempts."""
-    for attempt in range(MAX_ATTEMPTS):
-        episode = demonstrate(env, behavior, np.random.default_rng([*seed, attempt]), style)
-        if episode is not None:
-            return episode, attempt + 1
-    raise RuntimeError(
-        f"Behaviour {behavior} ({behavior_name(behavior)}) did not succeed in {MAX_ATTEMPTS} "
-        "attempts; the demonstrator's noise or its path does not suit this robot."
+def _demonstrator(style: Style, traits: str = "", state_dtype: str = "float32") -> Demonstrator:
+    """Return the demonstrator of a style."""
+    exponent = style.zipf_exponent
+    return Demonstrator(
+        make_actor=partial(make_actor, style=style),
+        version=1,
+        description=f"pure pursuit with Ornstein-Uhlenbeck heading noise{traits}",
+        max_length=MAX_LENGTH,
+        state_dtype=state_dtype,
+        plan=partial(plan_long_tail, exponent=exponent) if exponent else plan_evenly,
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a set of demonstrations to a file."""
-    parser = argparse.ArgumentParser(description="Record scripted demonstrations of Avoiding.")
-    parser.add_argument("--output", required=True, help="the .npz file to write")
-    parser.add_argument("--n-per-behavior", type=int, default=4)
-    parser.add_argument("--random-state", type=int, default=0)
-    parser.add_argument("--style", choices=tuple(STYLES), default="clean")
-    options = parser.parse_args(arguments)
-    demonstrations = make_demonstrations(
-        options.n_per_behavior, options.random_state, style=options.style
-    )
-    demonstrations.save(options.output)
-    print(demonstrations.describe())
-
-
-if __name__ == "__main__":
-    main()
+UNSTEADY = ", drifting speed, pauses, corrections and jerks"
+UNDECIDED = ", late choices and changes of mind"
+PARTIAL = ", a few favorite behaviors"
+CLEAN = _demonstrator(CLEAN_STYLE, state_dtype="float64")
+HESITANT = _demonstrator(HESITANT_STYLE, UNSTEADY)
+OVERLAPPING = _demonstrator(OVERLAPPING_STYLE, UNDECIDED)
+LONGTAIL = _demonstrator(LONGTAIL_STYLE, PARTIAL)
+HUMAN = _demonstrator(HUMAN_STYLE, UNSTEADY + UNDECIDED + PARTIAL)

@@ -2,93 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-import skvdd.envs  # noqa: F401  registers the environments
-from skvdd.datasets.demonstrations import Behavior, Demonstrations, Episode
-from skvdd.envs.task import Task
+from skvdd.datasets.demonstrations import Demonstrations
+from skvdd.datasets.episode import Behavior, Episode
+from skvdd.envs import Score, TaskSpec, find_task, get_task, task_names
 
 Array = NDArray[np.float64]
+Act = Callable[[Array], NDArray[np.floating]]
+Seed = tuple[int, ...]
 
 ATTEMPTS_IN_CONTEXT = 5  # before a context is given up for one that is drawn anew
-MAX_ATTEMPTS = 50
+MAX_ATTEMPTS = 100
 SEED = 0  # of the sets that `load_demonstrations` returns
 CHUNK = 8  # episodes that a process records at a time
 
 
 @dataclass(frozen=True)
 class Demonstrator:
-    """A scripted expert of one task.
+    """A scripted expert of a task, which its `~skvdd.envs.TaskSpec` names.
 
     Parameters
     ----------
-    name : str
-        The task, as `load_demonstrations` knows it.
-    env_id : str
-        Its environment.
-    version : int
-        To be raised whenever the same seed gives another episode.
-    behaviors : tuple of str or int
-        What it can show; episodes take turns.
     make_actor : callable
-        ``make_actor(task, behavior, rng)`` returns ``act(observation)``, which returns the next
-        action, (d_a,). It is called after the reset, and may look at everything in the task.
+        ``make_actor(task, behavior, rng)`` is called after each reset and returns
+        ``act(observation)``, which returns the next action, (d_a,). ``task`` is the unwrapped
+        environment and tells how the episode starts; ``act`` must look at its observation only,
+        because nothing else is recorded beside the action.
+    version : int
+        To be raised whenever the same number gives another episode.
     description : str
         What it does, for the metadata of a set.
-    states, actions : tuple of str
-        Names of the columns.
-    metadata : dict, default={}
-        What else the metadata of a set say.
+    max_length : int or None, default=None
+        Actions in an episode at most; None is the task's limit.
+    state_dtype : {"float32", "float64"}, default="float32"
+        Precision in which states are recorded.
+    plan : callable or None, default=None
+        ``plan(number, random_state)`` returns the behavior of an episode and its seed, a tuple of
+        integers. None shows episode ``number`` in behavior ``number % K`` of the task's K.
 
     Examples
     --------
-    A hand that goes straight ahead, on a line of one's own:
+    A hand that goes straight ahead:
 
     >>> import numpy as np
     >>> from skvdd.datasets.experts.recording import Demonstrator
     >>> straight = Demonstrator(
-    ...     name="line",
-    ...     env_id="Line-v0",
-    ...     version=1,
-    ...     behaviors=("ahead",),
     ...     make_actor=lambda task, behavior, rng: lambda observation: np.array([1.0]),
+    ...     version=1,
     ...     description="one unit a step",
-    ...     states=("place",),
-    ...     actions=("step",),
     ... )
     >>> straight.make_actor(None, "ahead", np.random.default_rng(0))(np.array([0.0]))
     array([1.])
     """
 
-    name: str
-    env_id: str
+    make_actor: Callable[[Any, Any, np.random.Generator], Act]
     version: int
-    behaviors: tuple[Behavior, ...]
-    make_actor: Callable[[Any, Any, np.random.Generator], Callable[[Array], Array]]
     description: str
-    states: tuple[str, ...]
-    actions: tuple[str, ...]
-    metadata: dict[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    state_dtype: str = "float32"
+    plan: Callable[[int, int], tuple[Behavior, Seed]] | None = None
 
 
 def demonstrate(
     demonstrator: Demonstrator,
-    env: gymnasium.Env,
+    env: gymnasium.Env[Any, Any],
     behavior: Behavior,
-    context: int | Array,
     rng: np.random.Generator,
-    split: str = "train",
+    *,
+    options: dict[str, Any] | None = None,
+    seed: int | None = None,
+    score: Score | None = None,
 ) -> Episode | None:
-    """Try a behaviour once.
+    """Try a behavior once.
 
     Parameters
     ----------
@@ -96,49 +91,65 @@ def demonstrate(
         Who.
     env : gymnasium.Env
         An environment of its task.
-    behavior : str or int
-        What.
-    context : int or ndarray of shape (k,)
-        Where it starts: number in a list, or the context itself.
+    behavior : str, int or None
+        What; None where the task does not tell behaviors apart.
     rng : numpy.random.Generator
-        Draws all variation.
-    split : {"train", "test"}, default="train"
-        Which list.
+        Draws all variation of the demonstrator.
+    options : dict or None, default=None
+        Of the reset: ``{"context": 3, "split": "train"}`` says where to start.
+    seed : int or None, default=None
+        Of the reset.
+    score : Score or None, default=None
+        How the task judges; None takes the default keys of the infos.
 
     Returns
     -------
     Episode or None
-        The recording, float32; None without success, or if it shows another behaviour.
+        The recording; None without success, if it shows another behavior, or if it is too long.
 
     Examples
     --------
     >>> import gymnasium
     >>> import numpy as np
-    >>> from skvdd.datasets.experts.pushing import DEMONSTRATORS
+    >>> from skvdd.datasets.experts.pushing import DEMONSTRATOR
     >>> from skvdd.datasets.experts.recording import demonstrate
     >>> env = gymnasium.make("skvdd/Pushing-v0")
     >>> rng = np.random.default_rng(0)
-    >>> demonstrate(DEMONSTRATORS["pushing"], env, behavior=0, context=0, rng=rng)
+    >>> demonstrate(DEMONSTRATOR, env, 0, rng, options={"context": 0, "split": "train"})
     Episode(...)
     """
-    observation, info = env.reset(options={"context": context, "split": split})
+    score = Score() if score is None else score
+    observation, info = env.reset(seed=seed, options=options)
     goal = info.get("goal")
     act = demonstrator.make_actor(env.unwrapped, behavior, rng)
-    states, actions, over = [], [], False
+    states: list[Any] = []
+    actions: list[Any] = []
+    success, shown, over = False, None, False
     while not over:
+        if len(states) == demonstrator.max_length:
+            return None
         action = np.asarray(act(observation), dtype=np.float32)
         states.append(observation)
         actions.append(action)
         observation, _, terminated, truncated, info = env.step(action)
+        success = _has_succeeded(score, info, success)
+        shown = info.get(score.behavior_key, shown)
         over = terminated or truncated
-    if info["success"] and info["behavior"] == behavior:
-        goals = None if goal is None else np.tile(np.float32(goal), (len(states), 1))
-        return Episode(np.array(states, np.float32), np.array(actions), behavior, goals)
-    return None
+    if not success or (behavior is not None and shown != behavior):
+        return None
+    goals = None if goal is None else np.tile(np.float32(goal), (len(states), 1))
+    return Episode(np.array(states, demonstrator.state_dtype), np.array(actions), behavior, goals)
+
+
+def _has_succeeded(score: Score, info: Mapping[str, Any], before: bool) -> bool:
+    """Say whether an episode is a success so far."""
+    if score.success_key not in info:
+        return before
+    return bool(info[score.success_key]) or (before and score.when == "any")
 
 
 def record(
-    demonstrator: Demonstrator,
+    task: str | TaskSpec,
     n_episodes: int,
     *,
     first: int = 0,
@@ -150,14 +161,15 @@ def record(
 
     Parameters
     ----------
-    demonstrator : Demonstrator
-        Who demonstrates.
+    task : str or TaskSpec
+        A task, the name of one, or of one of its sets of demonstrations.
     n_episodes : int
         Number of the last episode, plus one.
     first : int, default=0
-        Number of the first one. An episode depends on its number and the seed only: it shows
-        behaviour ``number % len(behaviors)``, in context ``number`` of the train list. Where
-        five attempts fail, contexts are drawn anew.
+        Number of the first one. An episode depends on its number and the seed only: of K
+        behaviors it shows behavior ``number % K``, in context ``number // K`` of the train list,
+        so that every start is shown in every behavior. Where five attempts fail, contexts are
+        drawn anew.
     random_state : int, default=0
         The seed.
     n_jobs : int or None, default=-1
@@ -169,65 +181,154 @@ def record(
     Returns
     -------
     Demonstrations
-        Episodes ``first`` to ``n_episodes - 1``; the metadata tell how many attempts they took.
+        Episodes ``first`` to ``n_episodes - 1``. The metadata of each tell how many attempts it
+        took, and its context: None where that was drawn anew, or where the task has none.
 
     Examples
     --------
-    >>> from skvdd.datasets.experts.pushing import DEMONSTRATORS
     >>> from skvdd.datasets.experts.recording import record
-    >>> record(DEMONSTRATORS["pushing"], 1, n_jobs=1, progress=False)
+    >>> demos = record("pushing", 1, n_jobs=1, progress=False)
+    >>> demos
     Demonstrations('pushing', 1 episode, ... rows, 10 states, 2 actions)
+    >>> demos[0].metadata
+    {'context': 0, 'attempts': 1}
     """
+    spec, set_name = find_set(task) if isinstance(task, str) else (task, task.name)
     numbers = range(first, n_episodes)
-    chunks = [numbers[i : i + CHUNK] for i in range(0, len(numbers), CHUNK)]
-    with Parallel(n_jobs=n_jobs, return_as="generator") as parallel:
-        results = parallel(delayed(_record_chunk)(demonstrator, c, random_state) for c in chunks)
-        bar = tqdm(total=len(numbers), desc=demonstrator.name, unit="ep", disable=not progress)
-        episodes: list[Episode] = []
-        n_attempts = 0
-        with bar:
-            for recorded, attempts in results:
-                episodes += recorded
-                n_attempts += attempts
-                bar.update(len(recorded))
-    metadata = {
-        "environment": demonstrator.env_id,
+    episodes = recorded_episodes(spec, set_name, numbers, random_state, n_jobs, progress)
+    return Demonstrations(tuple(episodes), set_name, metadata_of(spec, set_name, random_state))
+
+
+def find_set(name: str) -> tuple[TaskSpec, str]:
+    """Return a task and one of its sets of demonstrations.
+
+    Parameters
+    ----------
+    name : str
+        Name of the task, which means its main set, or of a set.
+
+    Raises
+    ------
+    ValueError
+        If there is no such set.
+    """
+    task = find_task(name)
+    set_name = name if task is None or name in task.demonstrators else task.name
+    if task is None or set_name not in task.demonstrators:
+        sets = [s for task_name in task_names() for s in get_task(task_name).demonstrators]
+        raise ValueError(
+            f"set_name must be one of {', '.join(map(repr, sets))}, got {name!r}. "
+            "skvdd.envs.register_task makes others known."
+        )
+    return task, set_name
+
+
+def metadata_of(task: TaskSpec, set_name: str, random_state: int = SEED) -> dict[str, Any]:
+    """Return what a recorded set says of itself.
+
+    Parameters
+    ----------
+    task : TaskSpec
+        The task.
+    set_name : str
+        Which of its sets.
+    random_state : int, default=0
+        The seed.
+    """
+    demonstrator = task.demonstrator(set_name)
+    return {
+        "environment": task.env_id,
         "demonstrator": demonstrator.description,
         "version": demonstrator.version,
         "random_state": random_state,
-        "attempts_per_episode": round(n_attempts / len(episodes), 3),
-        "mujoco": mujoco.__version__,
-        "states": list(demonstrator.states),
-        "actions": list(demonstrator.actions),
-        **demonstrator.metadata,
+        "mujoco": version("mujoco"),
+        "states": list(task.states),
+        "actions": list(task.actions),
+        **task.metadata,
     }
-    return Demonstrations(tuple(episodes), demonstrator.name, metadata)
+
+
+def recorded_episodes(
+    task: TaskSpec,
+    set_name: str,
+    numbers: Sequence[int],
+    random_state: int = SEED,
+    n_jobs: int | None = -1,
+    progress: bool = True,
+) -> Iterator[Episode]:
+    """Yield episodes in their order, as they come.
+
+    Parameters
+    ----------
+    task : TaskSpec
+        The task.
+    set_name : str
+        Which of its sets.
+    numbers : sequence of int
+        Which episodes.
+    random_state, n_jobs, progress : as in `record`
+        The seed, workers, and whether to show a progress bar.
+
+    Yields
+    ------
+    Episode
+        One for each number.
+    """
+    demonstrator = task.demonstrator(set_name)
+    env_spec = gymnasium.spec(task.env_id)  # a process that works may not know the id
+    chunks = [numbers[i : i + CHUNK] for i in range(0, len(numbers), CHUNK)]
+    with (
+        Parallel(n_jobs=n_jobs, return_as="generator") as parallel,
+        tqdm(total=len(numbers), desc=set_name, unit="ep", disable=not progress) as bar,
+    ):
+        for chunk in parallel(
+            delayed(_record_chunk)(task, demonstrator, env_spec, c, random_state) for c in chunks
+        ):
+            yield from chunk
+            bar.update(len(chunk))
 
 
 def _record_chunk(
-    demonstrator: Demonstrator, numbers: Sequence[int], seed: int
-) -> tuple[list[Episode], int]:
-    """Return the episodes of some numbers, and how many attempts they took."""
-    env = gymnasium.make(demonstrator.env_id, disable_env_checker=True)
+    task: TaskSpec,
+    demonstrator: Demonstrator,
+    env_spec: Any,
+    numbers: Sequence[int],
+    random_state: int,
+) -> list[Episode]:
+    """Return the episodes of some numbers."""
+    env = gymnasium.make(env_spec, disable_env_checker=True)
     try:
-        results = [_first_success(demonstrator, env, number, seed) for number in numbers]
+        return [_first_success(task, demonstrator, env, n, random_state) for n in numbers]
     finally:
         env.close()
-    return [episode for episode, _ in results], sum(attempts for _, attempts in results)
 
 
 def _first_success(
-    demonstrator: Demonstrator, env: gymnasium.Env, number: int, seed: int
-) -> tuple[Episode, int]:
-    """Return the first successful attempt at an episode, and its number."""
-    behavior = demonstrator.behaviors[number % len(demonstrator.behaviors)]
-    task: Task = env.unwrapped  # type: ignore[assignment]
+    task: TaskSpec,
+    demonstrator: Demonstrator,
+    env: gymnasium.Env[Any, Any],
+    number: int,
+    random_state: int,
+) -> Episode:
+    """Return the first successful attempt at an episode."""
+    behaviors = tuple(task.score.behaviors) or (None,)
+    plan = demonstrator.plan
+    turn = (behaviors[number % len(behaviors)], (random_state, number))
+    behavior, seed = turn if plan is None else plan(number, random_state)
     for attempt in range(MAX_ATTEMPTS):
-        rng = np.random.default_rng([seed, number, attempt])
-        context = number if attempt < ATTEMPTS_IN_CONTEXT else task.draw_context(rng)
-        episode = demonstrate(demonstrator, env, behavior, context, rng)
+        is_listed = task.n_contexts is not None and attempt < ATTEMPTS_IN_CONTEXT
+        context = number // len(behaviors) if is_listed else None
+        episode = demonstrate(
+            demonstrator,
+            env,
+            behavior,
+            np.random.default_rng([*seed, attempt]),
+            options={"context": context, "split": "train"} if is_listed else None,
+            seed=int(np.random.SeedSequence([*seed, attempt]).generate_state(1)[0]),
+            score=task.score,
+        )
         if episode is not None:
-            return episode, attempt + 1
-    raise RuntimeError(
-        f"Behaviour {behavior} of {demonstrator.name} did not succeed in {MAX_ATTEMPTS} attempts."
-    )
+            episode.metadata.update(context=context, attempts=attempt + 1)
+            return episode
+    shown = "" if behavior is None else f" in behavior {task.behavior_name(behavior)}"
+    raise RuntimeError(f"{task.name!r} was not solved{shown} in {MAX_ATTEMPTS} attempts.")

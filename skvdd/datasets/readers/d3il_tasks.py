@@ -1,4 +1,4 @@
-"""The tasks of D3IL: what their files hold, as states, actions and behaviours."""
+"""The tasks of D3IL: what their files hold, as states, actions and behaviors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skvdd.datasets.episode import Behavior
 from skvdd.datasets.readers.pickles import load_arrays
-from skvdd.envs import aligning, pushing
+from skvdd.envs import aligning, get_task, pushing
 from skvdd.envs.avoiding import ROW_HALF_WIDTH, ROW_Y, gap_bit
 from skvdd.envs.blocks import TANGENT_LIMIT
 from skvdd.envs.sorting import BINS, is_inside
@@ -96,7 +96,7 @@ def tan_yaw(quaternions: Array) -> Array:
 
 
 # ---------------------------------------------------------------------------------------
-# States, actions, behaviours
+# States, actions, behaviors
 # ---------------------------------------------------------------------------------------
 
 
@@ -134,20 +134,20 @@ def _stacking_features(recording: Recording) -> Features:
 
 
 def _named(behaviors: Sequence[int], recording: Recording) -> Behavior:
-    """Return the behaviour that the name of a file ends with, None where it has no number."""
+    """Return the behavior that the name of a file ends with, None where it has no number."""
     match = re.search(r"_(\d\d)$", recording.path.stem)
     if match is None:
         return None
     if int(match[1]) not in behaviors:
         raise ValueError(
-            f"{recording.path} must end with the number of a behaviour, one of "
+            f"{recording.path} must end with the number of a behavior, one of "
             f"{', '.join(f'_{behavior:02}' for behavior in behaviors)}."
         )
     return int(match[1])
 
 
 def _gaps(recording: Recording) -> Behavior:
-    """Return the behaviour of `skvdd.envs.avoiding.Avoiding`."""
+    """Return the behavior of `skvdd.envs.avoiding.Avoiding`."""
     x, y, _ = recording.rows("robot", "c_pos", 3).T
     behavior = 0
     for row, row_y in enumerate(ROW_Y):
@@ -160,7 +160,7 @@ def _gaps(recording: Recording) -> Behavior:
 
 
 def _sorted_colors(blocks: Sequence[str], recording: Recording) -> Behavior:
-    """Return the behaviour of `skvdd.envs.sorting.Sorting`."""
+    """Return the behavior of `skvdd.envs.sorting.Sorting`."""
     colors = [block[0] for block in blocks]
     bins = np.array([[BINS[color].x, BINS[color].y] for color in colors])
     places = np.stack([recording.planar(block)[:, :2] for block in blocks], axis=1)
@@ -227,13 +227,12 @@ class Layout:
 
 PUSHING_BLOCKS = ("red-box", "green-box")
 STACKING_BLOCKS = ("red-box", "green-box", "blue-box")
-_ROD = ("desired x", "desired y", "measured x", "measured y")
-_ROD_ACTIONS = ("change of desired x", "change of desired y")
 
 
-def _planar_names(blocks: Sequence[str]) -> list[str]:
-    """Return names of the columns of blocks."""
-    return [column for b in blocks for column in (f"{b} x", f"{b} y", f"tan({b} yaw)")]
+def _as_here(task: str) -> dict[str, Any]:
+    """Return what a layout shares with the task's environment here."""
+    spec = get_task(task)
+    return {"states": spec.states, "actions": spec.actions, "environment": spec.env_id}
 
 
 def _sorting(n_blocks: int) -> Layout:
@@ -245,15 +244,13 @@ def _sorting(n_blocks: int) -> Layout:
         folder=f"sorting/{folder}/state",
         features=partial(_rod_features, blocks=blocks),
         behavior=partial(_sorted_colors, blocks),
-        states=(*_ROD, *_planar_names([block.replace("-box", "") for block in blocks])),
-        actions=_ROD_ACTIONS,
         lists=(
             f"sorting/{folder}_{{}}_files.pkl",
             f"sorting/{folder}/{folder}_{{}}_files.pkl",
         ),
         images=f"sorting/{folder}/images",
-        environment=f"skvdd/Sorting{n_blocks}-v0",
         context_size=3 * n_blocks,
+        **_as_here(f"sorting{n_blocks}"),
     )
 
 
@@ -281,35 +278,22 @@ TASKS = {
         folder="avoiding/data",
         features=_rod_features,
         behavior=_gaps,
-        states=_ROD,
-        actions=_ROD_ACTIONS,
-        environment="skvdd/Avoiding-v0",
+        **_as_here("avoiding"),
     ),
     "aligning": Layout(
         folder="aligning/all_data/state",
         features=_aligning_features,
         behavior=partial(_named, aligning.BEHAVIORS),
-        states=(
-            *(f"{what}_{axis}" for what in ("desired", "measured") for axis in "xyz"),
-            *(
-                f"{what}_{coordinate}"
-                for what in ("tray", "target")
-                for coordinate in ("x", "y", "z", "qw", "qx", "qy", "qz")
-            ),
-        ),
-        actions=("dx", "dy", "dz"),
         lists=("aligning/{}_files.pkl",),
         images="aligning/all_data/images",
-        environment="skvdd/Aligning-v0",
+        **_as_here("aligning"),
     ),
     "pushing": Layout(
         folder="pushing/all_data",
         features=partial(_rod_features, blocks=PUSHING_BLOCKS),
         behavior=partial(_named, pushing.BEHAVIORS),
-        states=(*_ROD, *_planar_names(("red", "green"))),
-        actions=_ROD_ACTIONS,
         lists=("pushing/{}_files.pkl",),
-        environment="skvdd/Pushing-v0",
+        **_as_here("pushing"),
     ),
     **{f"sorting{n_blocks}": _sorting(n_blocks) for n_blocks in (2, 4, 6)},
     "stacking": _stacking("all_data", "", None),

@@ -1,46 +1,22 @@
-"""Numbers that judge a policy: success, diversity, distance to another density or to actions."""
+"""A student compared with its teacher, density against density."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import inf, log, nan, sqrt
+from math import inf, nan, sqrt
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import cdist, pdist
-from scipy.special import ndtri
 from sklearn.utils import check_random_state
+
+from skvdd.metrics.density import KLEstimate
 
 Array = NDArray[np.float64]
 
 # A policy's region is where its density is highest and all but this fraction of its samples lie.
 OUTSIDE = 0.01
-
-
-class KLEstimate(NamedTuple):
-    """A Monte-Carlo estimate of a Kullback-Leibler divergence, in nats.
-
-    Attributes
-    ----------
-    estimate : float
-        The divergence, nats.
-    standard_error : float
-        Of the estimate, in the same unit.
-
-    Examples
-    --------
-    >>> from skvdd.metrics import KLEstimate
-    >>> divergence = KLEstimate(estimate=0.25, standard_error=0.125)
-    >>> divergence.estimate - 1.96 * divergence.standard_error  # may it be zero?
-    0.0050000000000000044
-    """
-
-    estimate: float
-    standard_error: float
 
 
 class ShareEstimate(NamedTuple):
@@ -135,195 +111,6 @@ class DistillationReport:
             for name, value, meaning in rows
         ]
         return "\n".join([title, *lines])
-
-
-def wilson_interval(n_success: int, n_trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    r"""Return Wilson's score interval of a success rate.
-
-    Unlike the textbook interval :math:`\hat p \pm z \sqrt{\hat p (1 - \hat p) / n}` it stays
-    within [0, 1] and keeps a width when every rollout succeeds, which is where good policies
-    are.
-
-    Parameters
-    ----------
-    n_success : int
-        Number of successes.
-    n_trials : int
-        Number of trials, at least one.
-    confidence : float, default=0.95
-        Coverage of the two-sided interval.
-
-    Returns
-    -------
-    low, high : float
-        The ends of the interval.
-
-    References
-    ----------
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
-    Journal of the American Statistical Association 22, 1927.
-
-    Examples
-    --------
-    >>> from skvdd.metrics import wilson_interval
-    >>> low, high = wilson_interval(19, 20)
-    >>> print(f"{low:.3f} {high:.3f}")
-    0.764 0.991
-    """
-    if n_trials < 1:
-        raise ValueError(f"n_trials must be at least 1, got {n_trials}.")
-    if not 0 <= n_success <= n_trials:
-        raise ValueError(f"n_success must lie between 0 and n_trials={n_trials}, got {n_success}.")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}.")
-    z = float(ndtri(0.5 + confidence / 2.0))
-    rate = n_success / n_trials
-    shrinkage = 1.0 + z**2 / n_trials
-    center = (rate + z**2 / (2.0 * n_trials)) / shrinkage
-    spread = sqrt(rate * (1.0 - rate) / n_trials + (z / (2.0 * n_trials)) ** 2)
-    half_width = z * spread / shrinkage
-    # The ends are exact there; the subtraction leaves a rounding error of 1e-17.
-    low = 0.0 if n_success == 0 else center - half_width
-    high = 1.0 if n_success == n_trials else center + half_width
-    return low, high
-
-
-def task_entropy(
-    behaviors: Sequence[Hashable | None],
-    base: int,
-    contexts: Sequence[Hashable] | None = None,
-    *,
-    skip_unsolved: bool = False,
-) -> float:
-    r"""Return the entropy of the behaviors with which a policy solves a task (eq. 40).
-
-    .. math::
-        -\frac{1}{S_0} \sum_{s_0} \sum_{\beta} \pi(\beta | s_0) \log_{|B|} \pi(\beta | s_0)
-
-    One means that every behavior is equally frequent, zero that there is only one, or no
-    success at all. With few rollouts the estimate is too low: 24 rollouts cannot show 24
-    behaviors in their true proportions.
-
-    Parameters
-    ----------
-    behaviors : sequence of length n
-        The behavior of each rollout; None for a rollout that failed, which is not counted.
-    base : int
-        Number of behaviors of the task, :math:`|B|`, the base of the logarithm.
-    contexts : sequence of length n, default=None
-        The initial state of each rollout. Given, the result is the mean of the entropies of
-        each initial state. None: all rollouts share one initial state.
-    skip_unsolved : bool, default=False
-        Whether initial states without any success are left out of the mean, as D3IL does in
-        sorting and stacking; otherwise they count as zero, as in aligning and pushing.
-
-    Returns
-    -------
-    entropy : float
-        Between 0 and 1.
-
-    Examples
-    --------
-    >>> from skvdd.metrics import task_entropy
-    >>> task_entropy(["left", "right", None, "left", "right"], base=4)
-    0.5
-    """
-    if base < 2:
-        raise ValueError(f"base must be at least 2, the number of behaviors, got {base}.")
-    if contexts is None:
-        contexts = [None] * len(behaviors)
-    if len(contexts) != len(behaviors):
-        raise ValueError(
-            "contexts must name the initial state of every rollout, "
-            f"got {len(contexts)} contexts for {len(behaviors)} behaviors."
-        )
-    counts: dict[Hashable, Counter[Hashable]] = defaultdict(Counter)
-    for context, behavior in zip(contexts, behaviors, strict=True):
-        counts[context].update(() if behavior is None else (behavior,))
-    _check_base(base, set().union(*counts.values()))
-    counted = [counter for counter in counts.values() if counter or not skip_unsolved]
-    return sum(_entropy(counter, base) for counter in counted) / max(len(counted), 1)
-
-
-def kl_divergence(log_p: ArrayLike, log_q: ArrayLike) -> KLEstimate:
-    r"""Estimate :math:`KL(p \| q) = E_p[\log p - \log q]` from samples of p.
-
-    Parameters
-    ----------
-    log_p : array-like of shape (n,)
-        Log density of p at n samples of p.
-    log_q : array-like of shape (n,)
-        Log density of q at the same samples.
-
-    Returns
-    -------
-    estimate : KLEstimate
-        The mean of the differences and its standard error. Where q vanishes at a sample of p
-        the divergence is infinite and its standard error nan.
-
-    Examples
-    --------
-    >>> from skvdd.metrics import kl_divergence
-    >>> kl_divergence([0.0, -1.0, -2.0, -1.0], [-1.0, -1.0, -3.0, -3.0])
-    KLEstimate(estimate=1.0, standard_error=0.408248290463863)
-    """
-    log_p, log_q = _check_log_densities(log_p, log_q)
-    if np.isneginf(log_q).any():
-        return KLEstimate(inf, nan)
-    difference = log_p - log_q
-    error = difference.std(ddof=1) / sqrt(len(difference))
-    return KLEstimate(float(difference.mean()), float(error))
-
-
-def energy_score(samples: ArrayLike, y: ArrayLike) -> Array:
-    r"""Return the energy score of each row's samples at the value that was observed.
-
-    .. math:: E \| X - y \| - \tfrac{1}{2} E \| X - X' \|
-
-    with independent samples :math:`X, X'` of a policy and the observed action :math:`y`; lower is
-    better. It needs samples only, so it also judges a policy without a likelihood. It is a strictly
-    proper scoring rule: in expectation nothing scores better than the distribution that :math:`y`
-    comes from. In one dimension it is the continuous ranked probability score. Its unit is that of
-    the actions, in the Euclidean norm: columns of unlike units should be scaled first.
-
-    The second mean is over pairs of distinct samples, which makes the estimate unbiased whatever
-    their number; with few samples a single score may be negative.
-
-    Parameters
-    ----------
-    samples : array-like of shape (n, S, d_a) or (n, S)
-        Samples in each row, at least two.
-    y : array-like of shape (n, d_a) or (n,)
-        The observed value of each row.
-
-    Returns
-    -------
-    score : ndarray of shape (n,)
-        The score of each row.
-
-    References
-    ----------
-    T. Gneiting and A. E. Raftery, "Strictly proper scoring rules, prediction, and estimation",
-    Journal of the American Statistical Association 102, 2007.
-
-    C. A. T. Ferro, "Fair scores for ensemble forecasts", Quarterly Journal of the Royal
-    Meteorological Society 140, 2014.
-
-    Examples
-    --------
-    The sample pairs are 5 apart. The first value has distances 0 and 5, the second 5 and 10:
-
-    >>> from skvdd.metrics import energy_score
-    >>> energy_score([[[0, 0], [3, 4]], [[0, 0], [3, 4]]], [[0, 0], [6, 8]])
-    array([0., 5.])
-    """
-    samples, y = _check_samples(samples, y)
-    # Row by row: the pairs of all rows would take S / 2 times the memory of the samples.
-    scores = (
-        cdist(row, point).mean() - pdist(row).mean() / 2.0
-        for row, point in zip(samples, y, strict=True)
-    )
-    return np.fromiter(scores, dtype=float, count=len(samples))
 
 
 def distillation_report(
@@ -491,58 +278,6 @@ def _log_prob(policy: DensityPolicy, name: str, rows: Any, actions: NDArray, sou
     if name == source and np.isneginf(log_density).any():
         raise ValueError(f"{name}.log_prob must be finite at its own samples, got -inf.")
     return log_density
-
-
-def _entropy(counts: Counter[Hashable], base: int) -> float:
-    n = counts.total()
-    return sum((-count / n * log(count / n) for count in counts.values()), 0.0) / log(base)
-
-
-def _check_base(base: int, distinct: set[Hashable]) -> None:
-    if len(distinct) > base:
-        raise ValueError(
-            f"base must be the number of behaviors of the task, got base={base} "
-            f"and {len(distinct)} distinct behaviors. Mark failed rollouts with None."
-        )
-
-
-def _check_log_densities(log_p: ArrayLike, log_q: ArrayLike) -> tuple[Array, Array]:
-    log_p, log_q = np.asarray(log_p, dtype=float), np.asarray(log_q, dtype=float)
-    if log_p.ndim != 1 or log_p.shape != log_q.shape or len(log_p) < 2:
-        raise ValueError(
-            "log_p and log_q must be two vectors of one length, at least 2, "
-            f"got shapes {log_p.shape} and {log_q.shape}."
-        )
-    if not np.isfinite(log_p).all():
-        raise ValueError(
-            "log_p must be finite, since the samples come from p, "
-            f"got {log_p[~np.isfinite(log_p)][0]}."
-        )
-    if np.isnan(log_q).any() or np.isposinf(log_q).any():
-        raise ValueError("log_q must not be nan or +inf.")
-    return log_p, log_q
-
-
-def _check_samples(samples: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    """Return samples (n, S, d_a) and values (n, 1, d_a), or say what is wrong with them."""
-    samples, y = np.asarray(samples, dtype=float), np.asarray(y, dtype=float)
-    if samples.ndim not in (2, 3) or samples.shape[1] < 2:
-        raise ValueError(
-            "samples must have shape (n, S, d_a) or (n, S) with S at least 2, got shape "
-            f"{samples.shape}."
-        )
-    expected = samples.shape[:1] + samples.shape[2:]
-    if y.shape != expected:
-        raise ValueError(
-            f"y must have shape {expected} for samples of shape {samples.shape}, got shape "
-            f"{y.shape}."
-        )
-    for name, values in {"samples": samples, "y": y}.items():
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} must be finite, got {values[~np.isfinite(values)][0]}.")
-    if samples.ndim == 2:
-        samples, y = samples[..., None], y[..., None]
-    return samples, y[:, None]
 
 
 def _check_density_policy(policy: Any, name: str) -> None:

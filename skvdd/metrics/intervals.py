@@ -1,0 +1,146 @@
+"""How sure a number is: intervals of success rates and of means over contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import nan, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+Interval = tuple[float, float]
+
+N_RESAMPLES = 2000  # of a bootstrap: its ends then move by about a hundredth of their distance
+
+
+def wilson_interval(n_success: int, n_trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    r"""Return Wilson's score interval of a success rate.
+
+    Unlike the textbook interval :math:`\hat p \pm z \sqrt{\hat p (1 - \hat p) / n}` it stays
+    within [0, 1] and keeps a width when every rollout succeeds, which is where good policies
+    are.
+
+    Parameters
+    ----------
+    n_success : int
+        Number of successes.
+    n_trials : int
+        Number of trials, at least one.
+    confidence : float, default=0.95
+        Coverage of the two-sided interval.
+
+    Returns
+    -------
+    low, high : float
+        The ends of the interval.
+
+    References
+    ----------
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    Journal of the American Statistical Association 22, 1927.
+
+    Examples
+    --------
+    >>> from skvdd.metrics import wilson_interval
+    >>> low, high = wilson_interval(19, 20)
+    >>> print(f"{low:.3f} {high:.3f}")
+    0.764 0.991
+    """
+    if n_trials < 1:
+        raise ValueError(f"n_trials must be at least 1, got {n_trials}.")
+    if not 0 <= n_success <= n_trials:
+        raise ValueError(f"n_success must lie between 0 and n_trials={n_trials}, got {n_success}.")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}.")
+    z = float(ndtri(0.5 + confidence / 2.0))
+    rate = n_success / n_trials
+    shrinkage = 1.0 + z**2 / n_trials
+    center = (rate + z**2 / (2.0 * n_trials)) / shrinkage
+    spread = sqrt(rate * (1.0 - rate) / n_trials + (z / (2.0 * n_trials)) ** 2)
+    half_width = z * spread / shrinkage
+    # The ends are exact there; the subtraction leaves a rounding error of 1e-17.
+    low = 0.0 if n_success == 0 else center - half_width
+    high = 1.0 if n_success == n_trials else center + half_width
+    return low, high
+
+
+def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the percentile bootstrap interval of a mean over contexts.
+
+    The contexts of an evaluation are a sample of all that could have been drawn, so they are what
+    is drawn again.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        The value of each context; NaN where it has none, which is left out of the mean.
+    confidence : float, default=0.95
+        Coverage of the interval.
+
+    Returns
+    -------
+    low, high : float
+        The ends; NaN with fewer than two values.
+
+    References
+    ----------
+    B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7, 1979.
+
+    Examples
+    --------
+    >>> from skvdd.metrics import bootstrap_interval
+    >>> low, high = bootstrap_interval([0.0, 1.0] * 20)
+    >>> print(f"{low:.2f} {high:.2f}")
+    0.35 0.65
+    """
+    counted = np.asarray(values, dtype=float)
+    counted = counted[~np.isnan(counted)]
+    if len(counted) < 2:
+        return nan, nan
+    drawn = np.random.default_rng(0).integers(len(counted), size=(N_RESAMPLES, len(counted)))
+    ends = np.quantile(counted[drawn].mean(axis=1), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(ends[0]), float(ends[1])
+
+
+def standard_error(values: ArrayLike) -> float:
+    """Return the standard error of the mean of what is not NaN; NaN with fewer than two."""
+    counted = np.asarray(values, dtype=float)
+    counted = counted[~np.isnan(counted)]
+    return float(counted.std(ddof=1)) / sqrt(len(counted)) if len(counted) > 1 else nan
+
+
+def jackknife_error(counts: ArrayLike, statistic: Callable[[NDArray[np.int64]], float]) -> float:
+    """Return the standard error of a statistic of the counts in one context.
+
+    One success after the other is left out [1]_. It serves where all episodes start alike and no
+    contexts can be drawn again; a bootstrap would draw some successes twice, which makes behaviors
+    look more frequent than they are.
+
+    Parameters
+    ----------
+    counts : array-like of shape (K,)
+        How often each behavior was shown.
+    statistic : callable
+        ``statistic(counts)`` returns a number.
+
+    Returns
+    -------
+    float
+        NaN with fewer than two successes, or where the statistic is not defined without one of
+        them.
+
+    References
+    ----------
+    .. [1] J. W. Tukey, "Bias and confidence in not quite large samples", Annals of Mathematical
+       Statistics 29, 1958.
+    """
+    counts = np.asarray(counts, dtype=np.int64)
+    n = int(counts.sum())
+    if n < 2:
+        return nan
+    shown = np.flatnonzero(counts)
+    without = np.array([statistic(counts - np.eye(len(counts), dtype=np.int64)[k]) for k in shown])
+    weights = counts[shown] / n  # equal successes leave equal values
+    spread = weights @ (without - weights @ without) ** 2
+    return sqrt((n - 1) * float(spread))
