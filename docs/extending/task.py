@@ -1,12 +1,11 @@
 """A task for the simulated robot: reach a line, past a post on either side."""
 
-import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
 from skvdd import GaussianMoEPolicy
 from skvdd.datasets.experts.recording import Demonstrator, record
-from skvdd.envs import Avoiding
+from skvdd.envs import Avoiding, Score, TaskSpec, register_task
 from skvdd.envs.task import RobotTask
 from skvdd.evaluation import evaluate_policy
 
@@ -18,7 +17,6 @@ FINISH_Y = 0.12  # m
 class Post(RobotTask):
     """Bring the rod past a post. Action: change of the set-point in x and y, m."""
 
-    n_behaviors = 2
     context_size = 1  # x of the post, m
     start_joints = Avoiding.start_joints
 
@@ -59,16 +57,13 @@ class Post(RobotTask):
         return {"success": self._success, "behavior": self._side}
 
 
-gymnasium.register("Post-v0", entry_point=Post, max_episode_steps=120)
-
-
 # [demonstrator]
 def make_actor(task, side, rng):
     """Return a hand that passes the post on one side, a little unsteadily."""
     clearance = rng.uniform(0.06, 0.09) * (-1 if side == "left" else 1)
-    beside = np.array([task.context[0] + clearance, POST[1]])
 
     def act(observation):
+        beside = np.array([observation[2] + clearance, POST[1]])
         target = beside if observation[1] < POST[1] else np.array([POST[0], 0.3])
         way = target - observation[:2]
         return 0.006 * way / np.linalg.norm(way) + 0.0005 * rng.standard_normal(2)
@@ -76,22 +71,29 @@ def make_actor(task, side, rng):
     return act
 
 
-demonstrator = Demonstrator(
-    name="post",
-    env_id="Post-v0",
-    version=1,
-    behaviors=("left", "right"),
-    make_actor=make_actor,
-    description="passes at 6 to 9 cm",
-    states=("x desired (m)", "y desired (m)", "x of the post (m)"),
-    actions=("change of x (m)", "change of y (m)"),
+demonstrator = Demonstrator(make_actor, version=1, description="passes at 6 to 9 cm")
+
+# [spec]
+register_task(
+    TaskSpec(
+        name="post",
+        env_id="Post-v0",
+        entry_point=Post,
+        time_limit=120,
+        scores=(Score(behaviors={"left": "left of the post", "right": "right of the post"}),),
+        n_contexts=5,
+        n_rollouts=4,
+        demonstrators={"post": demonstrator},
+        states=("desired x", "desired y", "post x"),
+        actions=("change of desired x", "change of desired y"),
+        metadata={"units": "m"},
+    )
 )
-demos = record(demonstrator, 10, n_jobs=1, progress=False)
-print(demos.describe())
 
 # [policy]
+demos = record("post", 20, n_jobs=1, progress=False)
+print(demos.describe())
 states, actions, _ = demos.windows(window_size=2)
 policy = GaussianMoEPolicy(n_experts=4, window_size=2, max_iter=300, random_state=0)
 policy.fit(states, actions)
-evaluation = evaluate_policy(policy, "Post-v0", 10, contexts=5, random_state=0, progress=False)
-print(evaluation)
+print(evaluate_policy(policy, "post", random_state=0, progress=False))

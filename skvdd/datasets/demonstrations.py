@@ -127,7 +127,7 @@ class Demonstrations:
 
     @property
     def behaviors(self) -> tuple[Behavior, ...]:
-        """Behaviour of each episode."""
+        """Behavior of each episode."""
         return tuple(episode.behavior for episode in self.episodes)
 
     # -- rows -----------------------------------------------------------------------------
@@ -263,8 +263,8 @@ class Demonstrations:
             Which episodes, in the order given; negative ones count from the end. A mask has one
             entry for each episode.
         behaviors : str, int, iterable of them, or None; default=None
-            Of those only the ones that show this behaviour, or one of these; None does not
-            choose, ``[None]`` takes the episodes whose behaviour is unknown.
+            Of those only the ones that show this behavior, or one of these; None does not
+            choose, ``[None]`` takes the episodes whose behavior is unknown.
 
         Returns
         -------
@@ -275,7 +275,7 @@ class Demonstrations:
         ------
         ValueError
             If an index is out of range, a mask has another length, no episode shows one of the
-            behaviours, or no episode is left.
+            behaviors, or no episode is left.
 
         Examples
         --------
@@ -327,7 +327,7 @@ class Demonstrations:
         test_size : float or int, default=0.25
             Share of the episodes that the second part gets, or their number.
         stratify : bool, default=False
-            Whether both parts get the behaviours in equal shares.
+            Whether both parts get the behaviors in equal shares.
         random_state : int, RandomState or None, default=None
             Source of the draw.
 
@@ -339,7 +339,7 @@ class Demonstrations:
         Raises
         ------
         ValueError
-            If a part would be empty, or a behaviour cannot be in both parts.
+            If a part would be empty, or a behavior cannot be in both parts.
 
         Examples
         --------
@@ -352,7 +352,7 @@ class Demonstrations:
         single = [label for label, count in Counter(labels).items() if count == 1]
         if stratify and single:
             raise ValueError(
-                "stratify needs at least two episodes of each behaviour, got one of "
+                "stratify needs at least two episodes of each behavior, got one of "
                 f"{', '.join(single)}."
             )
         parts = train_test_split(
@@ -373,7 +373,7 @@ class Demonstrations:
     # -- overview -------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """Return tables: episodes and their lengths by behaviour, and the range of each column.
+        """Return tables: episodes and their lengths by behavior, and the range of each column.
 
         Returns
         -------
@@ -395,7 +395,7 @@ class Demonstrations:
         return "\n".join([repr(self), *self._behavior_table(), "", *self._column_table()])
 
     def _behavior_table(self) -> list[str]:
-        """Return a line for each behaviour."""
+        """Return a line for each behavior."""
         lines = [f"{'behavior':>12} {'episodes':>9} {'share':>7} {'shortest':>9} {'longest':>8}"]
         counts = Counter(self.behaviors)
         for behavior in sorted(counts, key=lambda b: (str(type(b)), b)):

@@ -93,7 +93,7 @@ class Episode:
 
 
 def _checked_behavior(behavior: Any) -> Behavior:
-    """Return a behaviour that JSON can hold and a set can count."""
+    """Return a behavior that JSON can hold and a set can count."""
     if isinstance(behavior, np.integer):
         return int(behavior)
     if behavior is None or isinstance(behavior, str | int):

@@ -59,7 +59,18 @@ class Score:
 
 
 def success_rate(evaluation: Any) -> float:
-    """Select by the success rate alone."""
+    """Select by the success rate alone.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        What `~skvdd.evaluation.evaluate_policy` found.
+
+    Returns
+    -------
+    float
+        Greater is better.
+    """
     return float(evaluation.success_rate)
 
 
@@ -165,7 +176,18 @@ class TaskSpec:
         return self.n_rollouts * (self.n_contexts or 1)
 
     def behavior_name(self, behavior: Behavior) -> str:
-        """Return the name of a behavior, or the behavior itself where it has none."""
+        """Return the name of a behavior.
+
+        Parameters
+        ----------
+        behavior : str, int or None
+            As infos tell it.
+
+        Returns
+        -------
+        str
+            The behavior itself, as a text, where it has no name.
+        """
         for score in self.scores:
             if behavior in score.behaviors:
                 return score.behaviors[behavior]  # type: ignore[index]
@@ -178,6 +200,11 @@ class TaskSpec:
         ----------
         set_name : str or None, default=None
             Which set; None is the main one.
+
+        Returns
+        -------
+        Demonstrator
+            Imported on first use.
 
         Raises
         ------
@@ -256,6 +283,11 @@ def register_task(task: TaskSpec) -> TaskSpec:
 def task_names() -> tuple[str, ...]:
     """Return the names of all registered tasks.
 
+    Returns
+    -------
+    tuple of str
+        In the order in which they were registered.
+
     Examples
     --------
     >>> from skvdd.envs import task_names
@@ -272,6 +304,11 @@ def find_task(name: str) -> TaskSpec | None:
     ----------
     name : str
         One of the three.
+
+    Returns
+    -------
+    TaskSpec or None
+        The task.
 
     Examples
     --------
@@ -294,6 +331,11 @@ def get_task(name: str) -> TaskSpec:
     ----------
     name : str
         One of the three.
+
+    Returns
+    -------
+    TaskSpec
+        The task.
 
     Raises
     ------

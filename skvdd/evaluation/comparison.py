@@ -97,6 +97,14 @@ class Comparison:
         Of the entropies and diversities; None where behaviors are not told apart.
     divergence : BehaviorDivergence or None
         Of the behaviors, likewise.
+
+    Examples
+    --------
+    >>> from skvdd.evaluation import Comparison, Difference
+    >>> difference = Difference(first=0.9, second=0.8, estimate=0.1, standard_error=0.02)
+    >>> print(Comparison("CartPole-v1", 0, difference, None, None, None))
+    CartPole-v1: first minus second, standard errors unpaired
+      success rate   0.900 - 0.800 = +0.100 +- 0.020
     """
 
     env_id: str

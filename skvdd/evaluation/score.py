@@ -186,7 +186,18 @@ class ScoreReport:
         return diversities(self.counts, self.base or 2)
 
     def error_of(self, statistic: Any) -> float:
-        """Return the jackknife's standard error of a statistic where all episodes start alike."""
+        """Return the standard error of a statistic where every episode starts alike.
+
+        Parameters
+        ----------
+        statistic : callable
+            ``statistic(counts, base)`` of `counts`, an array with a number for each context.
+
+        Returns
+        -------
+        float
+            By the jackknife over successes.
+        """
         base = self.base or 2
         return jackknife_error(self.counts[0], lambda counts: statistic(counts[None], base)[0])
 
@@ -214,7 +225,13 @@ class ScoreReport:
         return {name: _plain(getattr(self, name)) for name in NUMBERS}
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return the lines of a table: name, number, remark."""
+        """Return the lines of a table.
+
+        Returns
+        -------
+        list of tuple of three str
+            Name, number, remark.
+        """
         rows = [("success rate", f"{self.success_rate:.3f}", _within(self.success_interval))]
         if self.base is not None:
             diversity_remark = f"{_within(self.diversity_interval)}, 1 if all equally frequent"

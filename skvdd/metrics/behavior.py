@@ -128,8 +128,8 @@ def entropy_ceiling(
 
     Parameters
     ----------
-    behaviors, base, contexts, skip_unsolved
-        As in `entropy_d3il`.
+    behaviors, base, contexts, skip_unsolved : as in `entropy_d3il`
+        What was shown, and how many behaviors there are.
 
     Returns
     -------
@@ -167,8 +167,8 @@ def behavior_diversity(
 
     Parameters
     ----------
-    behaviors, base, contexts
-        As in `entropy_d3il`.
+    behaviors, base, contexts : as in `entropy_d3il`
+        What was shown, and how many behaviors there are.
 
     Returns
     -------

@@ -1,5 +1,7 @@
 """Features of the tasks with objects: what is seen from one another, whatever the units."""
 
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -7,8 +9,11 @@ from sklearn.pipeline import make_pipeline
 
 from skvdd import GaussianMoEPolicy
 from skvdd.datasets import load_demonstrations
-from skvdd.datasets.features import FEATURES, bearing, behind, rotation, task_features
+from skvdd.datasets.features import bearing, behind, rotation, task_features
+from skvdd.envs import TaskSpec, get_task, register_task, spec, task_names
 from tests.estimators import SMALL
+
+TASKS = [name for name in task_names() if get_task(name).features is not None]
 
 
 def rows_of(task, window_size, n_episodes=2):
@@ -52,20 +57,20 @@ def test_a_cube_looks_the_same_after_a_quarter_turn():
     np.testing.assert_allclose(rotation(angles, 4), turned, atol=1e-12)
 
 
-@pytest.mark.parametrize("task", FEATURES)
+@pytest.mark.parametrize("task", TASKS)
 def test_features_of_real_episodes_are_finite_and_few(task):
     rows = rows_of(task, window_size=1)
     features = task_features(task).fit_transform(rows)
     assert features.shape[0] == len(rows)
     assert np.isfinite(features).all()
-    assert np.abs(features).max() <= 2.0  # metres and cosines: nothing that spoils the units
+    assert np.abs(features).max() <= 2.0  # meters and cosines: nothing that spoils the units
 
 
-@pytest.mark.parametrize("task", FEATURES)
+@pytest.mark.parametrize("task", TASKS)
 def test_each_state_of_a_window_has_its_own_features(task):
     single, window = task_features(task), task_features(task, window_size=3)
     rows = rows_of(task, window_size=3)
-    n_goal = FEATURES[task][1]
+    n_goal = get_task(task).goal_dim
     flat = rows.reshape(len(rows), -1)
     goal = flat[:, flat.shape[1] - n_goal :]
     states = flat[:, : flat.shape[1] - n_goal].reshape(len(rows), 3, -1)
@@ -119,23 +124,23 @@ def swapped(states, one, other):
 
 
 @pytest.mark.parametrize(("one", "other", "alike"), [(0, 2, True), (3, 5, True), (2, 3, False)])
-def test_blocks_stand_in_for_one_another_within_their_colour_alone(one, other, alike):
+def test_blocks_stand_in_for_one_another_within_their_color_alone(one, other, alike):
     states = rows_of("sorting6", window_size=1)[:, 0]
     features = task_features("sorting6")
     same = features.transform(states) == features.transform(swapped(states, one, other))
     assert same.all(axis=1).all() == alike
 
 
-def test_the_nearest_block_of_a_colour_comes_first_and_one_in_a_bin_last():
+def test_the_nearest_block_of_a_color_comes_first_and_one_in_a_bin_last():
     states = np.zeros((2, 4 + 3 * 4))
     states[:, 2:4] = 0.5, 0.19  # the rod
     states[:, [4, 5]], states[:, [7, 8]] = (0.5, 0.1), (0.5, 0.0)  # red
     states[:, [10, 11]], states[:, [13, 14]] = (0.6, -0.1), (0.6, 0.1)  # blue
     states[1, [4, 5]] = 0.45, 0.21  # nearest of all, and over the edge
     features = task_features("sorting4").transform(states)
-    centres = features[:, 2 : 2 + 4 * 21].reshape(2, 4, 21)[:, :, :2]
-    np.testing.assert_array_equal(centres[0], [[0.5, 0.1], [0.5, 0.0], [0.6, 0.1], [0.6, -0.1]])
-    np.testing.assert_array_equal(centres[1, :2], [[0.5, 0.0], [0.45, 0.21]])
+    centers = features[:, 2 : 2 + 4 * 21].reshape(2, 4, 21)[:, :, :2]
+    np.testing.assert_array_equal(centers[0], [[0.5, 0.1], [0.5, 0.0], [0.6, 0.1], [0.6, -0.1]])
+    np.testing.assert_array_equal(centers[1, :2], [[0.5, 0.0], [0.45, 0.21]])
 
 
 @pytest.mark.parametrize("task", ["sorting2", "blockpush"])
@@ -174,10 +179,29 @@ def test_a_pipeline_takes_windows_and_flat_rows_alike():
     np.testing.assert_array_equal(pipeline.predict(states[:9]), pipeline.predict(flat[:9]))
 
 
+def summed(states):
+    return states.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("features", [summed, f"{__name__}:summed"])
+def test_a_task_of_ones_own_has_features(monkeypatch, features):
+    monkeypatch.setattr(spec, "_TASKS", dict(spec._TASKS))
+    register_task(TaskSpec("line", "Line-v0", features=features))
+    transformer = task_features("line", window_size=2)
+    monkeypatch.undo()  # where it is loaded, nobody knows the task
+    loaded = pickle.loads(pickle.dumps(transformer))
+    assert loaded.transform(np.arange(12.0).reshape(2, 2, 3)).tolist() == [
+        [3.0, 12.0],
+        [21.0, 30.0],
+    ]
+
+
 def test_errors_name_task_and_columns():
-    with pytest.raises(ValueError, match=r"task must be one of 'pushing'.*got 'avoiding'"):
+    with pytest.raises(ValueError, match=r"^task must have features, and 'avoiding' has none\.$"):
         task_features("avoiding")
-    with pytest.raises(ValueError, match="must hold 3 states each, got 20 columns"):
+    with pytest.raises(ValueError, match=r"^task must be one of 'aligning', .*got 'juggling'\. "):
+        task_features("juggling")
+    with pytest.raises(ValueError, match=r"^rows must hold 3 states each, got 20 columns\.$"):
         task_features("pushing", 3).transform(np.zeros((4, 20)))
     with pytest.raises(ValueError, match="3 states each and 4 numbers of a goal, got 20 columns"):
         task_features("blockpush", 3).transform(np.zeros((4, 20)))

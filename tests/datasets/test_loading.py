@@ -1,15 +1,29 @@
-"""Sets that are recorded on first use: kept, told apart by version, and never lost."""
+"""Sets that are recorded on first use: kept, told apart, never recorded twice and never lost."""
 
 import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
-from skvdd.datasets import Demonstrations, cache_directory, load_demonstrations
+from skvdd.datasets import Demonstrations, cache_directory, load_demonstrations, loading
 from skvdd.datasets.__main__ import main
 from skvdd.datasets.experts import recording
-from skvdd.datasets.experts.pushing import DEMONSTRATORS
-from skvdd.datasets.loading import EMBEDDED, RECORDED
+from skvdd.envs import get_task, register_task, spec, task_names
+from tests.datasets.line import LINE
+
+REPOSITORY = Path(__file__).parents[2]
+MUJOCO = ".".join(version("mujoco").split(".")[:2])
+SETS = [name for task in task_names() for name in get_task(task).demonstrators]
+
+
+def refused(message, error=ValueError):
+    """Expect an error whose whole message is this."""
+    return pytest.raises(error, match=f"^{re.escape(message)}$")
 
 
 @pytest.fixture(autouse=True)
@@ -19,57 +33,171 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """Numbers of the episodes that were recorded; in truth they are the first embedded ones."""
-    numbers = []
+def line(monkeypatch, tmp_path):
+    """Register a task of one's own; return what tells which episodes were recorded."""
+    monkeypatch.setattr(spec, "_TASKS", dict(spec._TASKS))
+    monkeypatch.setenv("LINE_LOG", str(tmp_path / "log"))
+    register_task(LINE)
+    yield lambda: list(map(int, (tmp_path / "log").read_text().split()))
+    gymnasium.registry.pop("Line-v0")
 
-    def record(demonstrator, n_episodes, *, first, n_jobs):
-        numbers.extend(range(first, n_episodes))
-        return load_demonstrations(demonstrator.name).subset(range(n_episodes - first))
 
-    monkeypatch.setattr(recording, "record", record)
-    return numbers
+def load(n_episodes):
+    return load_demonstrations("line", n_episodes, n_jobs=1)
 
 
 def assert_same(one, other):
     assert one.behaviors == other.behaviors
     for first, second in zip(one, other, strict=True):
+        assert first.metadata == second.metadata
         np.testing.assert_array_equal(first.states, second.states)
         np.testing.assert_array_equal(first.actions, second.actions)
 
 
-def test_every_task_that_is_recorded_has_a_beginning_and_a_demonstrator():
-    assert set(RECORDED) < set(EMBEDDED)
-    for task in RECORDED:
-        assert load_demonstrations(task, 1).metadata["version"] == 2
+# -- which sets there are ---------------------------------------------------------------------
 
 
-def test_a_longer_set_is_recorded_once(folder, recorded):
-    longer = load_demonstrations("pushing", 134)
-    assert recorded == [132, 133]
-    assert_same(longer.subset(range(132)), load_demonstrations("pushing"))
-    assert_same(load_demonstrations("pushing", 134), longer)
-    assert recorded == [132, 133]
-    assert [path.name for path in folder.iterdir()] == ["pushing-v2-134.npz"]
+def test_every_file_is_the_beginning_of_a_set():
+    names = {path.stem for path in (REPOSITORY / "skvdd/datasets/data").iterdir()}
+    assert names == set(SETS)
 
 
-def test_a_damaged_file_is_recorded_anew(folder, recorded):
-    longer = load_demonstrations("pushing", 133)
-    path = folder / "pushing-v2-133.npz"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.warns(UserWarning, match="damaged.*recorded anew"):
-        again = load_demonstrations("pushing", 133)
-    assert_same(again, longer)
-    assert recorded == [132, 132]
+@pytest.mark.parametrize("set_name", SETS)
+def test_a_beginning_is_of_the_version_that_is_recorded(set_name):
+    task = get_task(set_name)
+    embedded = load_demonstrations(set_name)
+    assert embedded.name == set_name
+    assert embedded.metadata["environment"] == task.env_id
+    assert embedded.metadata["states"] == list(task.states)
+    assert embedded.metadata["actions"] == list(task.actions)
+    assert embedded.metadata.get("version", 1) == task.demonstrator(set_name).version
+    assert len(embedded[0].states.T) == len(task.states)
+    assert len(embedded[0].actions.T) == len(task.actions)
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, recorded):
+def test_a_set_is_found_by_its_environment_too():
+    assert_same(load_demonstrations("skvdd/Pushing-v0", 3), load_demonstrations("pushing", 3))
+
+
+def test_an_unknown_set_is_refused_with_the_known_ones():
+    known = ", ".join(map(repr, SETS))
+    with refused(
+        f"set_name must be one of {known}, got 'juggling'. skvdd.envs.register_task makes others "
+        "known."
+    ):
+        load_demonstrations("juggling")
+
+
+@pytest.mark.parametrize("n_episodes", [0, 2.5])
+def test_a_wrong_number_of_episodes_is_refused(n_episodes):
+    with refused(f"n_episodes must be an integer of at least 1, or None, got {n_episodes!r}."):
+        load_demonstrations("avoiding", n_episodes)
+
+
+# -- a set that grows -------------------------------------------------------------------------
+
+
+def test_a_task_of_ones_own_has_demonstrations(line):
+    demos = load(5)
+    assert demos.behaviors == ("left", "right", "left", "right", "left")
+    assert demos.metadata == {
+        "environment": "Line-v0",
+        "demonstrator": "walks",
+        "version": 4,
+        "random_state": 0,
+        "mujoco": version("mujoco"),
+        "states": ["place"],
+        "actions": ["step"],
+    }
+
+
+def test_a_set_of_which_nothing_comes_along_needs_a_number(line):
+    with refused(
+        "n_episodes must be an integer for 'line', of which nothing comes with the library, got "
+        "None."
+    ):
+        load_demonstrations("line")
+
+
+def test_nothing_is_recorded_twice(folder, line):
+    four = load(4)
+    assert_same(load(2), four[:2])
+    six = load(6)
+    assert_same(six[:4], four)
+    assert_same(load(6), six)
+    assert line() == [0, 1, 2, 3, 4, 5]
+    kept = [path.name for path in folder.iterdir() if path.suffix == ".npz"]
+    assert kept == [f"line-v4-mujoco{MUJOCO}.npz"]
+
+
+def test_a_longer_set_begins_with_what_comes_along(folder, monkeypatch):
+    embedded = load_demonstrations("avoiding")
+    longer = load_demonstrations("avoiding", 98, n_jobs=1)
+    assert_same(longer[:96], embedded)
+    assert longer.behaviors[96:] == longer.behaviors[:2]
+    assert len(longer[96]) != len(longer[0]) or (longer[96].actions != longer[0].actions).any()
+    monkeypatch.setattr(loading, "_grow", None)
+    assert_same(load_demonstrations("avoiding", 97), longer[:97])
+
+
+def test_an_interrupted_recording_loses_little(line, monkeypatch):
+    monkeypatch.setattr(loading, "PORTION", 2)
+    monkeypatch.setattr(recording, "CHUNK", 1)
+    monkeypatch.setenv("LINE_STOP", "5")
+    with pytest.raises(KeyboardInterrupt):
+        load(8)
+    monkeypatch.delenv("LINE_STOP")
+    load(6)
+    assert line() == [0, 1, 2, 3, 4, 5, 4, 5]
+
+
+def test_two_processes_at_once_record_each_episode_once(tmp_path, line):
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    program = "import sys; from tests.datasets.line import load_beside_another as load; "
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"{program} load({str(meeting)!r}, {name!r}, {n_episodes})"],
+            cwd=REPOSITORY,
+        )
+        for name, n_episodes in (("one", 60), ("other", 70))
+    ]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert sorted(line()) == list(range(70))
+    one, other = (Demonstrations.load(meeting / f"{name}.npz") for name in ("one", "other"))
+    assert_same(one, other[:60])
+
+
+def test_a_damaged_file_is_recorded_anew(folder, line):
+    four = load(4)
+    path = folder / f"line-v4-mujoco{MUJOCO}.npz"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.warns(UserWarning, match=r"is damaged.*\. It is recorded anew\.$"):
+        assert_same(load(4), four)
+    assert_same(load(4), four)
+    assert line() == 2 * [0, 1, 2, 3]
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, line):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SKVDD_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="could not be kept"):
-        assert len(load_demonstrations("pushing", 133)) == 133
+    with pytest.warns(
+        UserWarning,
+        match=r"demonstrations cannot be kept in .*; they will be recorded anew the next time\. "
+        r"SKVDD_CACHE names another directory\.$",
+    ):
+        assert len(load(3)) == 3
+
+
+def test_a_full_disk_costs_one_warning(monkeypatch, line):
+    def save(self, path):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(loading, "PORTION", 1)
+    monkeypatch.setattr(Demonstrations, "save", save)
+    with pytest.warns(UserWarning, match="No space left on device") as warned:
+        assert len(load(3)) == 3
+    assert len(warned) == 1
 
 
 def test_the_cache_is_where_the_user_has_caches(monkeypatch, tmp_path):
@@ -78,36 +206,18 @@ def test_the_cache_is_where_the_user_has_caches(monkeypatch, tmp_path):
     assert cache_directory().name == "skvdd"
 
 
-# -- the recorder -----------------------------------------------------------------------------
+# -- the command ------------------------------------------------------------------------------
 
 
-def test_an_episode_depends_on_its_number_alone():
-    three = recording.record(DEMONSTRATORS["pushing"], 3, n_jobs=1, progress=False)
-    third = recording.record(DEMONSTRATORS["pushing"], 3, first=2, n_jobs=1, progress=False)
-    assert_same(third, three.subset([2]))
-    assert three.behaviors == (0, 1, 2)
-    assert three.metadata["environment"] == "skvdd/Pushing-v0"
-    assert three.metadata["attempts_per_episode"] >= 1.0
-
-
-def test_the_embedded_set_is_what_the_demonstrator_does():
-    one = recording.record(DEMONSTRATORS["pushing"], 1, n_jobs=1, progress=False)
-    # Another processor or MuJoCo may round differently, and contacts spread that.
-    np.testing.assert_allclose(
-        one[0].states[:40], load_demonstrations("pushing")[0].states[:40], atol=1e-4
-    )
-
-
-def test_a_demonstrator_that_never_succeeds_is_named(monkeypatch):
-    monkeypatch.setattr(recording, "demonstrate", lambda *arguments: None)
-    message = "Behaviour 0 of pushing did not succeed in 50 attempts."
-    with pytest.raises(RuntimeError, match=re.escape(message)):
-        recording.record(DEMONSTRATORS["pushing"], 1, n_jobs=1, progress=False)
-
-
-def test_the_command_writes_a_set(tmp_path, capsys, monkeypatch):
-    one = load_demonstrations("pushing", 1)
-    monkeypatch.setattr(recording, "record", lambda demonstrator, n_episodes: one)
-    main(["pushing", "--n-episodes", "1", "--output", str(tmp_path / "one.npz")])
-    assert_same(Demonstrations.load(tmp_path / "one.npz"), one)
-    assert "1 episode" in capsys.readouterr().out
+def test_the_command_writes_a_set(tmp_path, capsys):
+    path = tmp_path / "two.npz"
+    options = ["avoiding-hesitant", "--n-episodes=2", f"--output={path}", "--jobs=1"]
+    main(options)
+    assert "Demonstrations('avoiding-hesitant', 2 episodes, " in capsys.readouterr().out
+    two = Demonstrations.load(path)
+    assert two.metadata["random_state"] == 0
+    main([*options, "--random-state=5"])
+    other = Demonstrations.load(path)
+    assert other.behaviors == two.behaviors
+    assert other.metadata["random_state"] == 5
+    assert len(other[0]) != len(two[0]) or (other[0].actions != two[0].actions).any()

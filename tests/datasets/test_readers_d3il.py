@@ -1,20 +1,18 @@
-"""D3IL's files: read as the environments observe, with their behaviours; and what is refused."""
+"""D3IL's files: read as the environments observe, with their behaviors; and what is refused."""
 
 import math
 import pickle
 import re
-from importlib import import_module
 
 import gymnasium
 import mujoco
 import numpy as np
 import pytest
 
-import skvdd.envs  # noqa: F401
 from skvdd.datasets import load_demonstrations
-from skvdd.datasets.loading import RECORDED
 from skvdd.datasets.readers import read_d3il
 from skvdd.datasets.readers.d3il_tasks import TASKS, tan_yaw
+from skvdd.envs import get_task
 
 # Of a task: the key of D3IL's file and the body in the simulator.
 OBJECTS = {
@@ -94,7 +92,7 @@ class Recorder:
 
 
 def solve(task, env):
-    """Return a recorder that has seen the task solved, and the behaviour that was shown."""
+    """Return a recorder that has seen the task solved, and the behavior that was shown."""
     if task == "avoiding":
         recorder = Recorder(task, env)
         recorder.reset()
@@ -102,8 +100,8 @@ def solve(task, env):
             _, info = recorder.step(action)
         assert info["success"]
         return recorder, info["behavior"]
-    demonstrator = import_module(RECORDED[task]).DEMONSTRATORS[task]
-    wanted = demonstrator.behaviors[-1]
+    demonstrator = get_task(task).demonstrator()
+    wanted = list(get_task(task).score.behaviors)[-1]
     for context in range(10):  # a scripted demonstrator fails now and then
         recorder, over = Recorder(task, env), False
         recorder.reset(context=context, split="train")
@@ -125,7 +123,7 @@ def as_published(context):
 
 
 @pytest.mark.parametrize("task", OBJECTS)
-def test_states_and_behaviours_are_those_of_the_environment(tmp_path, task):
+def test_states_and_behaviors_are_those_of_the_environment(tmp_path, task):
     about = load_demonstrations(task).metadata
     env = gymnasium.make(about["environment"])
     recorder, behavior = solve(task, env)
@@ -163,7 +161,7 @@ def test_the_tangent_is_cut_off():
     assert np.abs(tan_yaw(quarter)).tolist() == [100.0, 100.0, 100.0]
 
 
-# -- behaviours ---------------------------------------------------------------------------------
+# -- behaviors ---------------------------------------------------------------------------------
 
 
 def test_an_undecided_row_of_avoiding_is_decided_at_the_next_sample(tmp_path):
@@ -226,17 +224,17 @@ def test_stacking_has_joints_and_the_next_width(tmp_path, column):
 
 
 @pytest.mark.parametrize(("stem", "behavior"), [("env_1_00", 0), ("env_1_03", 3), ("env_1", None)])
-def test_the_name_tells_the_behaviour_of_pushing(tmp_path, stem, behavior):
+def test_the_name_tells_the_behavior_of_pushing(tmp_path, stem, behavior):
     write(tmp_path / f"pushing/all_data/{stem}.pkl", pushing_recording())
     assert read_d3il("pushing", tmp_path).behaviors == (behavior,)
 
 
-def test_a_name_that_tells_no_behaviour_is_refused(tmp_path):
+def test_a_name_that_tells_no_behavior_is_refused(tmp_path):
     path = write(tmp_path / "pushing/all_data/env_1_04.pkl", pushing_recording())
     with pytest.raises(
         ValueError,
         match=re.escape(
-            f"{path} must end with the number of a behaviour, one of _00, _01, _02, _03."
+            f"{path} must end with the number of a behavior, one of _00, _01, _02, _03."
         ),
     ):
         read_d3il("pushing", tmp_path)

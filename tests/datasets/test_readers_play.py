@@ -1,4 +1,4 @@
-"""Relay kitchen and Block Push: every layout, goals and behaviours, and what is refused."""
+"""Relay kitchen and Block Push: every layout, goals and behaviors, and what is refused."""
 
 import json
 import re
@@ -248,7 +248,7 @@ def test_labels_tell_the_goal_where_the_last_state_does_not(tmp_path):
     assert unlabelled.goals[0].tolist() == goal[[2, 3, 0, 1]].tolist()
 
 
-def test_a_block_that_is_never_seen_in_its_target_is_no_behaviour(tmp_path):
+def test_a_block_that_is_never_seen_in_its_target_is_no_behavior(tmp_path):
     tables = [push(False, True, arrives=False, n=n)[:2] for n in (4, 5)]
     demos = read_block_push(write(tmp_path, PUSH, *zip(*tables, strict=True)))
     assert demos.behaviors == (None, None)

@@ -59,7 +59,7 @@ BRAKING = 0.10  # of the distance to it in one step
 SPEED_NOISE = 0.03  # of the speed, standard deviation
 
 # -- wandering heading --
-HEADING_NOISE = 0.30  # rad, standard deviation while travelling
+HEADING_NOISE = 0.30  # rad, standard deviation while traveling
 PUSH_NOISE = 0.15  # rad, while pushing
 HEADING_MEMORY = 0.9  # per step: the heading forgets in about ten steps
 

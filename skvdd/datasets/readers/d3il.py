@@ -54,7 +54,7 @@ def read_d3il(
     Returns
     -------
     Demonstrations
-        Behaviours are those of the environment: told by the file names of Aligning and Pushing,
+        Behaviors are those of the environment: told by the file names of Aligning and Pushing,
         by the trajectories of Avoiding, Sorting and Stacking (order of arrival such as ``"rgb"``,
         None if it is incomplete). Where the ``images`` folder is there, each episode names its
         pictures (`Episode.images`; JPEG, 96 by 96). The metadata of an episode name its file and,
@@ -70,7 +70,7 @@ def read_d3il(
 
     References
     ----------
-    .. [1] X. Jia et al., "Towards Diverse Behaviors: A Benchmark for Imitation Learning with
+    .. [1] X. Jia et al., "Toward Diverse Behaviors: A Benchmark for Imitation Learning with
        Human Demonstrations", ICLR 2024.
 
     Examples

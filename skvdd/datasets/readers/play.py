@@ -69,7 +69,7 @@ def read_relay_kitchen(root: str | os.PathLike[str]) -> Demonstrations:
     Demonstrations
         States are the 30 positions of robot and kitchen (the 30 zeros that follow them are left
         out), actions 9 velocities in [-1, 1]. With ``onehot_goals.pth``, `Episode.goals` are its
-        7 columns, and the behaviour is the order of the tasks, such as ``"microwave, kettle,
+        7 columns, and the behavior is the order of the tasks, such as ``"microwave, kettle,
         light switch, slide cabinet"``. The metadata tell the ``"layout"`` that was found.
 
     Raises
@@ -136,7 +136,7 @@ def read_block_push(root: str | os.PathLike[str]) -> Demonstrations:
         States, actions and goals are the observations, actions and goals of
         `skvdd.envs.block_push.BlockPush`: 10 columns, changes of the command (absolute commands
         are converted), and where block and block2 were brought to (4). Which target that is,
-        ``onehot_goals.pth`` tells, or else the last state. The behaviour is the block that came
+        ``onehot_goals.pth`` tells, or else the last state. The behavior is the block that came
         first; it is None if none is seen in its target. (A file ends before its last action shows
         effect, so that one does not see the other block arrive.) The metadata tell the
         ``"layout"`` that was found, and whether actions were ``"absolute"``.
@@ -198,7 +198,7 @@ def read_block_push(root: str | os.PathLike[str]) -> Demonstrations:
 
 
 # ---------------------------------------------------------------------------------------
-# Behaviours and goals
+# Behaviors and goals
 # ---------------------------------------------------------------------------------------
 
 
@@ -213,7 +213,7 @@ def _task_order(labels: Array | None) -> Behavior:
 def _push_episode(
     observations: Array, actions: Array, labels: Array | None, number: int
 ) -> Episode:
-    """Return an episode of Block Push, with the goals and behaviours of the environment."""
+    """Return an episode of Block Push, with the goals and behaviors of the environment."""
     blocks = observations[:, [0, 1, 3, 4]].reshape(-1, 2, 2)
     targets = observations[:, [10, 11, 13, 14]].reshape(-1, 2, 2)
     distances = np.linalg.norm(blocks[:, :, None] - targets[:, None], axis=3)  # block, target
