@@ -55,13 +55,14 @@ format: $(INSTALLED) ## mend style
 	@$(BIN)/ruff format .
 
 docs: $(INSTALLED) ## build the site in docs/_build/html, and walk through it
-	@rm -rf docs/api/generated docs/_build
+	@rm -rf docs/api/generated docs/results_built docs/_build
+	@find docs/gallery -maxdepth 1 -type f ! -name outputs.json -delete 2>/dev/null || true
 	@$(HEADLESS); OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 	@$(BIN)/python docs/walk.py docs/_build/html
 	@echo "The site is in docs/_build/html/index.html"
 
-gallery: $(INSTALLED) rendering ## run all examples of docs/gallery anew, then build the site
+gallery: $(INSTALLED) rendering ## run all examples of the gallery anew, then build the site
 	@rm -rf docs/gallery
 	@$(MAKE) docs
 
@@ -77,5 +78,5 @@ rendering: ## install Debian's packages for drawing without a screen, if root an
 	echo "No EGL by Mesa here: nothing will be rendered. Debian has it in libegl1 libegl-mesa0 libgl1-mesa-dri."
 
 clean: ## remove everything that make made
-	rm -rf .venv demo docs/_build docs/api/generated build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv demo docs/_build docs/api/generated docs/results_built build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find skvdd tests docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """Configuration of the Sphinx site; the build needs no network."""
 
 import re
+import sys
 from html import escape
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from PIL import Image
 from sphinx.util import logging
 
 import skvdd
+
+sys.path.insert(0, str(Path(__file__).parent))  # extensions of our own
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +29,12 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "kept_outputs",
+    "result_tables",
     "myst_parser",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "results/*", "api/generated/backreferences"]  # included elsewhere
+exclude_patterns = ["_build", "results/*", "results_built/*", "api/generated/backreferences"]
 suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 
@@ -43,12 +48,12 @@ numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 copybutton_exclude = ".linenos, .gp, .go"
 
-# Pictures and texts of executed examples are kept in docs/gallery, beside the checksum of the
-# script that made them: only a script that changed is run again (`make gallery` runs them all).
+# kept_outputs.py answers in place of an example whose script did not change.
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_",  # the others start processes, or need a robot
+    "run_stale_examples": True,
     "within_subsection_order": "FileNameSortKey",
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("skvdd",),
@@ -74,11 +79,12 @@ html_theme_options = {
     "show_prev_next": False,
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "api": [], "results": [], "changelog": []}
+ALONE = ("index", "api", "results", "speed", "reliability", "develop", "changelog", "cite")
+html_sidebars = {page: [] for page in ALONE}
 
 
 def skip_what_is_not_ours(app, what, name, obj, skip, options):
