@@ -1,150 +1,29 @@
-"""Runs of an experiment: trained once, rolled out, one JSON file each; what is there is not redone.
-
-A `Training` is named by a hash of everything that goes into it: class and parameters of the
-estimator, the demonstrations, and its teacher. A `Run` rolls one out and leaves a record.
-"""
+"""Runs: a trained policy, rolled out, one record each; what is there is not done again."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from joblib import Parallel, delayed
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
-import skvdd
-from benchmarks.stopwatch import Stopwatch
-from skvdd.callbacks import Checkpoint
-from skvdd.datasets import load_demonstrations
-from skvdd.datasets.features import task_features
-from skvdd.devices import resolve_device
+from benchmarks.provenance import describe_set, digest, environment
+from benchmarks.records import Row, Store, compacted
+from benchmarks.training import Cost, Foreign, Training
+from skvdd.envs import get_task
 from skvdd.evaluation import Evaluation, evaluate_policy
-from skvdd.persistence import write_whole
-
-CACHE = Path(__file__).parent / "cache"  # trained policies
-CORE = 2  # raised when the library learns otherwise from the same data and parameters
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """A policy to be trained.
-
-    Parameters
-    ----------
-    estimator : BasePolicy
-        Unfitted, with its seed.
-    demonstrations : str
-        Name of a set.
-    n_demonstrations : int or None, default=None
-        How many of its episodes, from the first; None for all that come with the library.
-    goal : {"recorded", "future"} or None, default=None
-        Which goals the rows have.
-    teacher : Training or None, default=None
-        The teacher of a distiller.
-    features : str or None, default=None
-        The task whose features the policy sees in place of raw states.
-    """
-
-    estimator: Any
-    demonstrations: str
-    n_demonstrations: int | None = None
-    goal: Literal["recorded", "future"] | None = None
-    teacher: Training | None = None
-    features: str | None = None
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of all that decides what is learned, but for versions of other packages."""
-        content = json.dumps(self.describe(), sort_keys=True, default=str)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-    def describe(self) -> dict[str, Any]:
-        """Return class, parameters, data and teacher, as JSON has them."""
-        parameters = self.estimator.get_params(deep=False)
-        parameters.pop("teacher", None)
-        return {
-            "core": CORE,
-            "class": type(self.estimator).__name__,
-            "parameters": parameters,
-            "demonstrations": self.demonstrations,
-            "n_demonstrations": self.n_demonstrations,
-            "data": fingerprint(self.demonstrations),
-            "teacher": self.teacher and self.teacher.key,
-            "goal": self.goal,
-            "features": self.features,
-        }
-
-    def policy(self) -> tuple[Any, float]:
-        """Return the trained policy and the seconds it took; train what is not in the cache.
-
-        Seconds are those of the processor, in all threads of this process: what other programs
-        take at the same time does not lengthen them. On a GPU they are those of the clock.
-        """
-        path, seconds_path = CACHE / f"{self.key}.safetensors", CACHE / f"{self.key}.seconds"
-        if seconds_path.is_file():
-            return skvdd.load(path), float(seconds_path.read_text().split()[0])
-        # The teacher is trained, or loaded, before the clock starts.
-        teacher = {"teacher": self.teacher.policy()[0]} if self.teacher else {}
-        states, actions = self.rows()
-        seconds = self._fit(states, actions, **teacher)
-        if self.estimator.interrupted_:
-            raise KeyboardInterrupt
-        self.estimator.save(path)
-        name = torch.cuda.get_device_name() if self._on_gpu() else _processor()
-        write(seconds_path, f"{seconds:.2f} {name}\n")
-        return self.estimator, seconds
-
-    def rows(self) -> tuple[Any, Any]:
-        """Return what the policy is fitted on: one row a decision, with a goal where it has one."""
-        demonstrations = load_demonstrations(self.demonstrations, self.n_demonstrations)
-        rows, actions, _ = demonstrations.windows(
-            self.estimator.window_size, goal=self.goal, random_state=self.estimator.random_state
-        )
-        return self.transformer().transform(rows), actions
-
-    def transformer(self) -> FunctionTransformer:
-        """Return what stands between the states and the policy."""
-        if self.features is None:
-            return FunctionTransformer()
-        return task_features(self.features, self.estimator.window_size)
-
-    def trained_on(self) -> str:
-        """Return the processor or GPU that trained the policy; nothing where it was not noted."""
-        _, _, name = (CACHE / f"{self.key}.seconds").read_text().strip().partition(" ")
-        return name
-
-    def _fit(self, states: Any, actions: Any, **teacher: Any) -> float:
-        """Fit the estimator and return the seconds; a training that was killed is resumed."""
-        CACHE.mkdir(exist_ok=True)
-        stopwatch = Stopwatch(self._clock())
-        self.estimator.set_callbacks(stopwatch, Checkpoint(CACHE / f"{self.key}.checkpoint"))
-        try:
-            self.estimator.fit(states, actions, **teacher)
-        finally:
-            self.estimator.set_callbacks()
-        return stopwatch.seconds
-
-    def _on_gpu(self) -> bool:
-        return resolve_device(self.estimator.device).type == "cuda"
-
-    def _clock(self) -> Callable[[], float]:
-        return time.perf_counter if self._on_gpu() else time.process_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +33,10 @@ class Run:
     Parameters
     ----------
     name : str
-        What the tables call it.
+        What tables call it.
     training : Training
         The policy.
-    env_id : str
+    task : str
         Where it acts.
     n_rollouts, seed : int
         How many rollouts, and their seed.
@@ -165,112 +44,193 @@ class Run:
         How actions are drawn: ``n_steps``, ``sampler``.
     n_contexts : int or None, default=None
         Contexts that the rollouts share.
+    split : str, default="test"
+        The list that they are of; a name alone where there are none.
+    budget : str, default="full"
+        Name of the budget.
     """
 
     name: str
     training: Training
-    env_id: str
+    task: str
     n_rollouts: int
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     n_contexts: int | None = None
+    split: str = "test"
+    budget: str = "full"
 
     @cached_property
     def key(self) -> str:
         """Hash of training and rollouts."""
-        content = [self.training.key, self.env_id, self.n_rollouts, self.seed, self.settings]
-        if self.n_contexts is not None:
-            content.append(self.n_contexts)
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return digest(json.dumps([self.training.key, self.seed, *self._played()]))
 
-    def path(self, folder: Path) -> Path:
-        """Return where the record lies."""
-        return folder / f"{self.name.replace(' ', '_')}-seed{self.seed}-{self.key}.json"
+    @cached_property
+    def setting(self) -> str:
+        """The key without the seeds: equal for runs that a table may average."""
+        return digest(json.dumps([self.training.setting, *self._played()]))
 
-    def roll_out(self) -> tuple[Evaluation, float]:
-        """Return the rollouts, and the seconds of the training."""
-        policy, seconds = self.training.policy()
+    def _played(self) -> list[Any]:
+        env_id = get_task(self.task).env_id
+        return [env_id, self.split, self.n_contexts, self.n_rollouts, self.settings]
+
+    def policy(self) -> tuple[Any, Cost]:
+        """Return the trained policy, behind its features, and what it took."""
+        policy, cost = self.training.policy()
         if self.settings:
             policy = policy.with_sampler(**self.settings)
-        evaluation = evaluate_policy(
-            make_pipeline(self.training.transformer(), policy),
-            self.env_id,
+        if not self.training.is_ours:
+            goal_dim = get_task(self.task).goal_dim
+            policy = Foreign(policy, self.training.window_size, goal_dim)
+        return make_pipeline(self.training.transformer(), policy), cost
+
+    def roll_out(self, policy: Any) -> Evaluation:
+        """Return the rollouts of the policy."""
+        return evaluate_policy(
+            policy,
+            self.task,
             self.n_rollouts,
-            contexts=self.n_contexts,
+            contexts=None if self.n_contexts is None else (self.split, self.n_contexts),
             random_state=self.seed,
             progress=False,
         )
-        return evaluation, seconds
 
-    def record(self, folder: Path) -> dict[str, Any]:
-        """Return the record; roll out what has none."""
-        path = self.path(folder)
-        if not path.is_file():
-            evaluation, seconds = self.roll_out()
-            record = {
-                "name": self.name,
-                **evaluation.to_dict(),
-                "training_seconds": seconds,
-                "trained_on": self.training.trained_on(),
-                "training": self.training.describe(),
-                "training_key": self.training.key,
-                "settings": self.settings,
-                "seed": self.seed,
-                **machine(),
-            }
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, json.dumps(record, indent=1, default=str) + "\n")
-        return json.loads(path.read_text())
+    def record(self, folder: Path) -> str:
+        """Roll out, add the record to those of a folder, and say what it is."""
+        policy, cost = self.policy()
+        start = time.perf_counter()
+        evaluation = self.roll_out(policy)
+        seconds = time.perf_counter() - start
+        store = Store(folder)
+        store.add(self._row(evaluation, cost), compacted(evaluation), described(self.training))
+        entropy = evaluation.entropy_d3il
+        told = (
+            ""
+            if entropy is None
+            else (
+                f", entropy {entropy:.3f} of {evaluation.entropy_ceiling:.3f}, "
+                f"diversity {evaluation.diversity:.3f}"
+            )
+        )
+        return (
+            f"{self.name}, seed {self.seed}: success {evaluation.success_rate:.3f}{told} "
+            f"(trained in {cost.seconds:.0f} s of {cost.clock}, played in {seconds:.0f} s)"
+        )
+
+    def _row(self, evaluation: Evaluation, cost: Cost) -> Row:
+        task, training = get_task(self.task), self.training
+        data = describe_set(training.demonstrations, training.n_demonstrations)
+        summary = evaluation.to_dict()
+        own = ("env_id", "n_contexts", "n_episodes", "success_rate", "entropy_d3il")
+        own += ("entropy_ceiling", "diversity", "n_behaviors", "mean_return", "mean_length")
+        row = {name: summary[name] for name in own}
+        for name in ("success", "entropy", "diversity"):
+            low, high = summary[f"{name}_interval"] or (None, None)
+            row |= {f"{name}_low": low, f"{name}_high": high}
+        return {
+            **row,
+            "key": self.key,
+            "training": training.key,
+            "setting": self.setting,
+            "name": self.name,
+            "budget": self.budget,
+            "split": self.split,
+            "seed": self.seed,
+            "success": summary[task.headline],
+            "iterations": cost.iterations,
+            "seconds": cost.seconds,
+            "clock": cost.clock,
+            "trained_on": cost.trained_on,
+            "demonstrations": data["name"],
+            "demonstrator_version": data["version"],
+            "n_demonstrations": data["n_episodes"],
+            "rows": data["rows"],
+            **environment(),
+        }
 
 
-def execute(runs: Sequence[Run], folder: Path, jobs: int) -> list[str]:
+def described(training: Training | None) -> dict[str, Any]:
+    """Return what a training and those before it are, by their keys."""
+    if training is None:
+        return {}
+    return {training.key: training.describe(), **described(training.teacher)}
+
+
+# -- many runs -----------------------------------------------------------------------------------
+
+
+def execute(runs: Sequence[Run], folder: Path, jobs: int, imports: Sequence[str] = ()) -> list[str]:
     """Make the record of every run, several at once, teachers first.
 
     Parameters
     ----------
     runs : sequence of Run
-        What is wanted; a training that several share is done once.
+        What is wanted; a training or a run that several share is done once.
     folder : Path
         Where the records go.
     jobs : int
         Runs at a time, one thread each.
+    imports : sequence of str, default=()
+        Modules that every process imports first: they register tasks.
 
     Returns
     -------
     list of str
         What failed and why; the other runs are not harmed.
     """
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        if not run.path(folder).is_file():
-            groups.setdefault(run.training.key, []).append(run)
-    needed = [group[0].training.teacher for group in groups.values()]
-    teachers = {teacher.key: teacher for teacher in needed if teacher is not None}
-    # What several students wait for must not be trained by each.
-    failed = _each(jobs, [(_train, key, (teacher,)) for key, teacher in teachers.items()])
-
-    def able(training: Training | None) -> bool:
-        return training is None or (training.key not in failed and able(training.teacher))
-
-    calls = [
-        (_record, key, (group, folder)) for key, group in groups.items() if able(group[0].training)
-    ]
-    failed |= _each(jobs, calls)
+    present = Store(folder).keys()
+    wanted = {run.key: run for run in runs if run.key not in present}
+    if len(wanted) < len({run.key for run in runs}):
+        print(f"{len({run.key for run in runs}) - len(wanted)} are recorded already", flush=True)
+    by_seed = sorted(wanted.values(), key=lambda run: run.seed)
+    teachers = {run.training.teacher.key: run for run in by_seed if run.training.teacher}
+    # What several students wait for must not fail for each.
+    failed = _each(
+        jobs,
+        [(_train, key, (run.training.teacher, imports)) for key, run in teachers.items()],
+    )
+    able = [run for run in by_seed if not (_keys(run.training) & failed.keys())]
+    failed |= _each(jobs, [(_record, run.key, (run, folder, imports)) for run in able])
     return list(failed.values())
 
 
-def _each(
-    jobs: int, calls: Sequence[tuple[Callable[..., str], str, tuple[Any, ...]]]
-) -> dict[str, str]:
+def _keys(training: Training | None) -> set[str]:
+    """Return the keys of a training and those before it."""
+    return set() if training is None else {training.key} | _keys(training.teacher)
+
+
+def _train(training: Training, imports: Sequence[str]) -> str:
+    _import(imports)
+    print(f"{_label(training)}: training", flush=True)
+    _, cost = training.policy()
+    return f"{_label(training)}: trained in {cost.seconds:.0f} s of {cost.clock}"
+
+
+def _record(run: Run, folder: Path, imports: Sequence[str]) -> str:
+    _import(imports)
+    print(f"{_label(run)}: training, or loading, and playing", flush=True)
+    return run.record(folder)
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        import_module(module)
+
+
+Call = tuple[Callable[..., str], str, tuple[Any, ...]]
+
+
+def _each(jobs: int, calls: Sequence[Call]) -> dict[str, str]:
     """Make every call, print what each says, and return the errors of those that failed."""
     attempt = _attempt if jobs == 1 else _attempt_apart
     outcomes = Parallel(n_jobs=jobs, prefer="threads", return_as="generator_unordered")(
         delayed(attempt)(*call) for call in calls
     )
     errors = {}
-    for number, (key, message, error) in enumerate(outcomes, start=1):
-        print(f"[{number}/{len(calls)}] {message}", flush=True)
-        if error:
+    for number, (key, message, failed) in enumerate(outcomes, start=1):
+        now = time.strftime("%H:%M:%S")
+        print(f"[{number}/{len(calls)} {now}] {message}", flush=True)
+        if failed:
             errors[key] = message
     return errors
 
@@ -283,7 +243,7 @@ def _attempt_apart(
         try:
             return process.submit(_attempt, function, key, arguments).result()
         except BrokenProcessPool as error:
-            return key, f"FAILED {arguments[0]}\n{error}", True
+            return key, f"FAILED {_label(arguments[0])}: {error}", True
 
 
 def _attempt(
@@ -293,57 +253,11 @@ def _attempt(
     try:
         return key, function(*arguments), False
     except Exception:
-        return key, f"FAILED {arguments[0]}\n{traceback.format_exc()}", True
+        return key, f"FAILED {_label(arguments[0])}\n{traceback.format_exc()}", True
 
 
-def _train(training: Training) -> str:
-    _, seconds = training.policy()
-    return f"{type(training.estimator).__name__}: trained in {seconds:.0f} s"
-
-
-def _record(runs: Sequence[Run], folder: Path) -> str:
-    records = [run.record(folder) for run in runs]
-    return ", ".join(
-        f"{record['name']}, seed {record['seed']}: success {record['success_rate']:.3f}, entropy "
-        f"{record['entropy']:.3f} ({record['training_seconds']:.0f} s)"
-        for record in records
-    )
-
-
-@cache
-def fingerprint(demonstrations: str) -> str:
-    """Return a hash of all rows of a set of demonstrations."""
-    digest = hashlib.sha256()
-    for episode in load_demonstrations(demonstrations):
-        digest.update(np.ascontiguousarray(episode.states).tobytes())
-        digest.update(np.ascontiguousarray(episode.actions).tobytes())
-    return digest.hexdigest()[:16]
-
-
-@cache
-def machine() -> dict[str, Any]:
-    """Return what ran, on what, and when."""
-    packages = ("torch", "numpy", "scikit-learn", "mujoco")
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "skvdd": skvdd.__version__,
-            **{package: version(package) for package in packages},
-        },
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads_of_a_run": 1},
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    write_whole(path, text.encode())
+def _label(work: Run | Training) -> str:
+    """Return what a message calls a run or a training."""
+    if isinstance(work, Run):
+        return f"{work.name}, seed {work.seed}"
+    return f"{type(work.estimator).__name__}, seed {getattr(work.estimator, 'random_state', None)}"

@@ -16,10 +16,10 @@ from torch import Tensor
 import skvdd.envs  # noqa: F401  registers the tasks
 from benchmarks.bench import WINDOW_SIZE, Bench, Row, Section, both, milliseconds
 from benchmarks.limits import count_flops, weight_bytes
-from benchmarks.methods import TASKS
 from benchmarks.stopwatch import Times, threads, time_calls, time_each
 from skvdd import GaussianMoEPolicy
 from skvdd.datasets import load_demonstrations
+from skvdd.envs import get_task, task_names
 from skvdd.evaluation import evaluate_policy
 from skvdd.rollouts import BLOCK_SIZE
 
@@ -83,7 +83,7 @@ def batch_rows(bench: Bench) -> Iterator[Row]:
 
 def environment_rows(bench: Bench) -> Iterator[Row]:
     """Yield the time of a control step, by task."""
-    for task in TASKS.values():
+    for task in map(get_task, task_names()):
         times, physics = time_steps(task.name, task.env_id)
         published = PUBLISHED_CONTROL_STEP if task.name == "avoiding" else None
         yield task.env_id, *both(times), milliseconds(physics), milliseconds(published)
@@ -93,8 +93,9 @@ def time_steps(task: str, env_id: str) -> tuple[Times, float]:
     """Return the times of control steps in demonstrations, and of MuJoCo's part of the last."""
     env: Any = gymnasium.make(env_id, disable_env_checker=True).unwrapped
     seconds: list[float] = []
-    for number, episode in enumerate(load_demonstrations(task, REPLAYED)):
-        options = {"context": number, "split": "train"} if env.context_size else None
+    for episode in load_demonstrations(task, REPLAYED):
+        context = episode.metadata.get("context")
+        options = None if context is None else {"context": context, "split": "train"}
         env.reset(seed=0, options=options)
         before = env.data.time
         seconds += time_each(env.step, episode.actions)
