@@ -275,7 +275,7 @@ def test_2000_absurd_actions_break_nothing(env):
 # -- the original, and our own recordings ---------------------------------------------------
 
 
-def test_the_original_is_replayed_within_a_millimetre(env):
+def test_the_original_is_replayed_within_a_millimeter(env):
     with np.load(GOLDEN) as golden:
         episodes = [golden[name] for name in ("ep0", "ep3", "ep4")]
         np.testing.assert_allclose(golden["qpos0"], Avoiding.start_joints, atol=1e-8)

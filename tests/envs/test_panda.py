@@ -195,7 +195,7 @@ def test_a_set_point_within_reach_is_kept_to_the_last_bit():
     assert clip_to_reach(position).tobytes() == position.tobytes()
 
 
-def test_holding_the_start_keeps_the_tool_within_a_few_millimetres(model):
+def test_holding_the_start_keeps_the_tool_within_a_few_millimeters(model):
     arm = Panda(model, mujoco.MjData(model))
     arm.reset(START)
     start = arm.tcp_position

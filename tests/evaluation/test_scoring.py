@@ -198,8 +198,8 @@ def test_a_scorer_refuses_wrong_arguments_when_it_is_made():
         rollout_scorer("No-v0")
     with pytest.raises(ValueError, match=r"^the actions of skvddtest/Buttons-v0 must be vectors"):
         rollout_scorer("skvddtest/Buttons-v0")
-    with pytest.raises(TypeError, match="colour"):
-        rollout_scorer(LINE, env_kwargs={"colour": "red"})
+    with pytest.raises(TypeError, match="hue"):
+        rollout_scorer(LINE, env_kwargs={"hue": "red"})
 
 
 def test_models_are_selected_by_the_number_of_the_task():
