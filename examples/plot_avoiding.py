@@ -60,10 +60,9 @@ plt.show()
 # %%
 # What they do
 # ------------
-ENV_ID, N_EPISODES = "skvdd/Avoiding-v0", 40
 policies = {f"teacher, {teacher.n_steps} steps": teacher, "VDD": student}
 evaluations = {
-    name: evaluate_policy(policy, ENV_ID, N_EPISODES, random_state=0, progress=False)
+    name: evaluate_policy(policy, "avoiding", 40, random_state=0, progress=False)
     for name, policy in policies.items()
 }
 for evaluation in evaluations.values():
@@ -80,7 +79,8 @@ paths.plot_experts()
 plt.show()
 
 # %%
-# How often each of the 24 ways is taken. Of few episodes the entropy is underestimated.
+# How often each of the 24 ways is taken. Forty episodes cannot show them in their true proportions:
+# in brackets is the entropy that a policy would have that takes all of them equally often.
 BehaviorDisplay.from_evaluations({"demonstrations": demonstrations, **evaluations})
 plt.show()
 
@@ -90,5 +90,5 @@ LatencyDisplay.from_estimators(policies, states[0], n_calls=100)
 plt.show()
 
 # %%
-# A film of one episode is written by ``skvdd.evaluation.record_episode(student, ENV_ID,
-# "avoiding.gif")``.
+# A film of one episode is written by ``skvdd.evaluation.record_episode(student,
+# "skvdd/Avoiding-v0", "avoiding.gif")``.

@@ -37,10 +37,11 @@ train, held_out = next(split.split(states, groups=groups))
 #
 # `EarlyStopping` and `RolloutMonitor` add a column to ``history_``, and so to the log. The rollouts
 # are few and only watched here; with ``keep_best=True`` the policy would end with the weights that
-# succeed most often.
+# succeed most often. In a task that has contexts, a monitor plays those of the validation list, so
+# that those of the test list are left for the report.
 folder = Path(tempfile.mkdtemp())
 stopping = EarlyStopping(states[held_out], actions[held_out], every=50, patience=6)
-monitor = RolloutMonitor("skvdd/Avoiding-v0", 24, every=100, keep_best=False)
+monitor = RolloutMonitor("avoiding", 24, every=100, keep_best=False)
 log, checkpoint = CSVLogger(folder / "log.csv"), Checkpoint(folder / "run.ckpt", every=200)
 
 policy = GaussianMoEPolicy(

@@ -12,8 +12,7 @@ script.
 # The environment
 # ---------------
 #
-# Two things make it known to ``evaluate_policy``: the info tells ``success``, and, where ways are
-# to be told apart, ``behavior``, of which there are ``n_behaviors``.
+# The info of each step tells ``success``, and, where ways are to be told apart, ``behavior``.
 import gymnasium
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,6 +21,7 @@ from matplotlib.patches import Circle
 
 from skvdd import DiffusionPolicy, VDDDistiller
 from skvdd.datasets import Demonstrations, Episode
+from skvdd.envs import Score, TaskSpec, register_task
 from skvdd.evaluation import evaluate_policy
 from skvdd.plotting import BehaviorDisplay, ExpertsDisplay, expert_colors
 
@@ -29,7 +29,6 @@ from skvdd.plotting import BehaviorDisplay, ExpertsDisplay, expert_colors
 class Pillar(gymnasium.Env):
     """Get from the left to the right, past a pillar of radius 0.3 in the middle."""
 
-    n_behaviors = 2
     observation_space = Box(-2.0, 2.0, (2,), np.float64)  # position
     action_space = Box(-0.1, 0.1, (2,), np.float64)  # step
 
@@ -50,7 +49,18 @@ class Pillar(gymnasium.Env):
         return self.position, float(success), success or hit, False, info
 
 
-gymnasium.register("Pillar-v0", Pillar, max_episode_steps=80)
+# %%
+# A ``TaskSpec`` says what there is to know about the task: its environment and time limit, and
+# which behaviors solve it, under which names. Rollouts and displays look it up.
+register_task(
+    TaskSpec(
+        name="pillar",
+        env_id="Pillar-v0",
+        entry_point=Pillar,
+        time_limit=80,
+        scores=(Score(behaviors={"above": "above the pillar", "below": "below it"}),),
+    )
+)
 
 # %%
 # The demonstrations
@@ -104,7 +114,7 @@ plt.show()
 # %%
 # The rollouts
 # ------------
-evaluation = evaluate_policy(student, "Pillar-v0", 100, random_state=0, progress=False)
+evaluation = evaluate_policy(student, "pillar", 100, random_state=0, progress=False)
 print(evaluation)
 BehaviorDisplay.from_evaluations({"demonstrations": demonstrations, "VDD": evaluation})
 plt.show()

@@ -68,7 +68,7 @@ print(list(pipeline.feature_names_in_)[:3], "...")
 # ``evaluate_policy`` gives a pipeline the raw observations of the environment, with the names that
 # it was fitted with, and asks its last step to act. (Its training is cut short here; the defaults
 # take more iterations, and reach more behaviors.)
-print(evaluate_policy(pipeline, "skvdd/Avoiding-v0", 50, random_state=0, progress=False))
+print(evaluate_policy(pipeline, "avoiding", 50, random_state=0, progress=False))
 
 # %%
 # Only states were transformed, so the likelihood is still one of raw actions, and can be compared
@@ -84,8 +84,10 @@ print("samples", pipeline[-1].sample(prepared[:3], 100, random_state=0).shape)
 #
 # For tasks with objects, ``task_features`` is such a step, ready made: directions and distances
 # from the rod to the cubes and from the cubes to their targets, instead of coordinates alone. On
-# episodes that neither has seen, it decides.
-train, test = load_demonstrations("pushing").split(test_size=0.25, random_state=0)
+# episodes from starts that neither has seen, it helps. (Each start is shown in all four
+# behaviors, one after the other.)
+pushing = load_demonstrations("pushing")
+train, test = pushing[:100], pushing[100:]
 for name, steps in {
     "coordinates": [],
     "features": [task_features("pushing", window_size=1)],

@@ -44,7 +44,6 @@ from skvdd import DiffusionPolicy, VDDDistiller
 from skvdd.datasets import load_demonstrations
 from skvdd.evaluation import evaluate_policy, rollout_scorer
 
-ENV_ID = "skvdd/Avoiding-v0"
 small = {"window_size": 2, "hidden_size": 32, "batch_size": 256, "random_state": 0}
 
 
@@ -53,7 +52,7 @@ def make_search():
     return GridSearchCV(
         VDDDistiller(n_experts=4, init_iter=100, max_iter=20, **small),
         {"noise_min": [0.05, 0.2], "noise_max": [0.5, 1.0]},
-        scoring=rollout_scorer(ENV_ID, 10, metric=["success_rate", "mean_return"]),
+        scoring=rollout_scorer("avoiding", 10, metric=["success_rate", "mean_return"]),
         refit="success_rate",
         cv=GroupKFold(2),
         error_score="raise",
@@ -71,7 +70,8 @@ def compute(name, where, data, groups, teacher):
     start = time.perf_counter()
     with where:
         search = make_search().fit(*data, groups=groups, teacher=teacher)
-        found = evaluate_policy(search.best_estimator_, ENV_ID, 128, random_state=1, progress=False)
+        best = search.best_estimator_
+        found = evaluate_policy(best, "avoiding", 128, random_state=1, progress=False)
     print(f"{name}: {time.perf_counter() - start:.0f} s, best {search.best_params_}")
     scores = [search.cv_results_[f"split{fold}_test_mean_return"] for fold in range(2)]
     return np.array(scores), found

@@ -212,7 +212,7 @@ def containers(rng: Rng) -> None:
 
 
 def measures(rng: Rng) -> None:
-    """Give odd arrays to the energy score and the task entropy."""
+    """Give odd arrays to the energy score, and odd behaviors to what measures their diversity."""
     n = rng.randint(1, 5)
     if rng.randint(2):
         samples, _ = odd_array(rng, n, 2, NAMES)
@@ -221,7 +221,10 @@ def measures(rng: Rng) -> None:
         metrics.energy_score(samples, actions)
     else:
         modes = [choose(rng, ODD_VALUES) for _ in range(rng.randint(5))]
-        metrics.task_entropy(modes, choose(rng, (1, 2, 24, 0, -1, 1.5, "a", None)))
+        measure = choose(
+            rng, (metrics.entropy_d3il, metrics.entropy_ceiling, metrics.behavior_diversity)
+        )
+        measure(modes, choose(rng, (1, 2, 24, 0, -1, 1.5, "a", None)))
 
 
 # -- methods ---------------------------------------------------------------------------------------

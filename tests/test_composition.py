@@ -32,13 +32,15 @@ from sklearn.preprocessing import FunctionTransformer, RobustScaler, StandardSca
 
 from skvdd import GaussianMoEPolicy, VDDDistiller
 from skvdd.datasets import append_goals
-from skvdd.evaluation import _Stage, evaluate_policy, rollout_scorer, time_action
+from skvdd.envs import get_task
+from skvdd.evaluation import evaluate_policy, rollout_scorer, time_action
+from skvdd.evaluation.evaluate import _Stage
 from skvdd.rollouts import BLOCK_SIZE, as_policy
 from tests.estimators import SMALL, ask, label, make_estimators, methods, small_teacher, type_name
-from tests.test_evaluation import assert_same_rollouts
+from tests.evaluation.tasks import assert_same_rollouts
 
 TINY = {**SMALL, "max_iter": 3}
-AVOIDING = "skvdd/Avoiding-v0"
+AVOIDING = "avoiding"
 NAMES = [f"{what}{time}" for time in (0, 1) for what in "xyuv"]  # two states of four columns
 GROUPS = np.arange(60) // 10
 FOLDS = list(GroupKFold(2).split(GROUPS, groups=GROUPS))
@@ -197,7 +199,7 @@ def test_a_search_in_two_processes_finds_what_one_does(in_fit, teacher, data, pr
 
 def test_rollouts_in_two_processes_score_as_in_one(data, processes):
     scorer = rollout_scorer(
-        AVOIDING, 3, metric=["success_rate", "entropy", "mean_return"], env_kwargs=SHORT
+        AVOIDING, 3, metric=["success_rate", "entropy_d3il", "mean_return"], env_kwargs=SHORT
     )
     pipeline = make_pipeline(StandardScaler(), mixture())
     search = GridSearchCV(
@@ -209,7 +211,7 @@ def test_rollouts_in_two_processes_score_as_in_one(data, processes):
         error_score="raise",
     )
     one, two = (clone(search).set_params(n_jobs=n_jobs).fit(*data) for n_jobs in (1, 2))
-    for name in ("success_rate", "entropy", "mean_return"):
+    for name in ("success_rate", "entropy_d3il", "mean_return"):
         found = one.cv_results_[f"mean_test_{name}"]
         np.testing.assert_array_equal(found, two.cv_results_[f"mean_test_{name}"])
     assert scorer(one.best_estimator_, None) == scorer(two.best_estimator_, None)
@@ -431,7 +433,7 @@ def test_names_are_left_out_where_there_is_no_library_of_data_frames(monkeypatch
     def missing(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("skvdd.rollouts.import_module", missing)
+    monkeypatch.setattr("skvdd.rollouts.policies.import_module", missing)
     with pytest.warns(UserWarning, match="X does not have valid feature names"):
         acted = as_policy(policy).act(data[0], random_state=0)
     np.testing.assert_array_equal(acted, mixture().fit(*data).act(data[0], random_state=0))
@@ -494,7 +496,7 @@ def count_threads():
     """Return how many threads torch, BLAS and a pool of environments would use here."""
     from threadpoolctl import threadpool_info
 
-    with _Stage(None, AVOIDING, {}, None).open_pool(8) as pool:
+    with _Stage(None, get_task(AVOIDING), None, {}, None, {}).open_pool(8) as pool:
         n_stepping = pool.n_threads
     return SimpleNamespace(
         torch=torch.get_num_threads(),

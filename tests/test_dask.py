@@ -15,7 +15,7 @@ from skvdd import GaussianMoEPolicy, VDDDistiller
 from skvdd.evaluation import evaluate_policy, rollout_scorer
 from skvdd.rollouts import BLOCK_SIZE
 from tests.estimators import SMALL, small_teacher
-from tests.test_evaluation import assert_same_rollouts
+from tests.evaluation.tasks import assert_same_rollouts
 
 distributed = pytest.importorskip("distributed")
 
@@ -23,7 +23,7 @@ distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
 
 TINY = {**SMALL, "max_iter": 3, "window_size": 2}
-AVOIDING = "skvdd/Avoiding-v0"
+AVOIDING = "avoiding"
 SHORT = {"max_episode_steps": 15}
 GROUPS = np.arange(60) // 10
 FOLDS = list(GroupKFold(2).split(GROUPS, groups=GROUPS))
@@ -74,8 +74,10 @@ def test_a_search_with_rollouts_finds_what_it_finds_without_a_cluster(client, da
     search = GridSearchCV(
         VDDDistiller(n_experts=2, init_iter=2, **TINY),
         {"noise_max": [0.5, 1.0], "n_experts": [1, 2]},
-        scoring=rollout_scorer(AVOIDING, 2, metric=["mean_return", "entropy"], env_kwargs=SHORT),
-        refit="entropy",
+        scoring=rollout_scorer(
+            AVOIDING, 2, metric=["mean_return", "entropy_d3il"], env_kwargs=SHORT
+        ),
+        refit="entropy_d3il",
         cv=FOLDS,
         error_score="raise",
     )

@@ -14,7 +14,6 @@ from skvdd.__main__ import main
 from skvdd.datasets import load_demonstrations
 from skvdd.demo import DemoEstimators, default_estimators, run_demo
 from skvdd.evaluation import time_action
-from skvdd.plotting import ExpertsDisplay
 
 matplotlib.use("Agg")
 
@@ -50,8 +49,7 @@ def short():
     """Measure a few calls and draw a coarse picture; the demo is otherwise as it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("skvdd.demo.time_action", partial(time_action, n_calls=10))
-        coarse = partial(ExpertsDisplay.from_estimator, grid_size=6)
-        patch.setattr(ExpertsDisplay, "from_estimator", coarse)
+        patch.setattr("skvdd.demo.GRID_SIZE", 6)
         yield
 
 
@@ -88,13 +86,10 @@ def test_every_policy_has_its_numbers(demo):
     _, results, _ = demo
     for name in POLICIES:
         row = results[name]
-        assert set(row) == {
-            "success_rate",
-            "success_interval",
-            "entropy",
-            "n_behaviors",
-            "action_ms",
-        }
+        assert row["env_id"] == "skvdd/Avoiding-v0"
+        assert row["n_episodes"] == 2
+        assert row["base"] == 24
+        assert {"entropy_d3il", "entropy_ceiling", "diversity"} < set(row)
         assert 0.0 <= row["success_interval"][0] <= row["success_rate"]
         assert row["action_ms"] > 0.0
 
@@ -146,7 +141,7 @@ def test_the_pictures_are_pictures(demo):
 def test_a_second_run_replaces_the_first_and_gives_the_same(demo, tmp_path, capsys):
     folder, results, _ = demo
     (tmp_path / "results.json").write_text("old")
-    again = run_demo(tmp_path, n_episodes=2, progress=False, estimators=tiny_estimators())
+    again = run_demo(tmp_path, n_episodes=2, estimators=tiny_estimators())
     for name in POLICIES:
         first, second = ({**r[name], "action_ms": None} for r in (results, again))
         assert first == second
@@ -157,7 +152,8 @@ def test_a_second_run_replaces_the_first_and_gives_the_same(demo, tmp_path, caps
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines()[:-1])) <= 80
     for title in ("teacher, 3 steps", "teacher, 1 step", "VDD, 3 experts", "EM, 3 experts"):
-        assert title in printed
+        assert f"{title}: skvdd/Avoiding-v0, 2 episodes\n" in printed  # the evaluation of each
+        assert f"\n  {title} " in printed  # all of them in one table
 
 
 # ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 import skvdd.recording
 from skvdd import GaussianMoEPolicy
+from skvdd.envs import Score, TaskSpec, register_task, spec
 from skvdd.evaluation import evaluate_policy, record_episode
 
 
@@ -36,7 +37,7 @@ class Walk(gymnasium.Env):
     def step(self, action):
         self.place += float(action[0])
         over = self.place >= self.length - 1
-        info = {"success": over, "behavior": "end" if over else None}
+        info = {"success": over, "behavior": "end" if over else None, "other": False}
         return np.array([self.place]), float(over), over, False, info
 
     def render(self):
@@ -104,10 +105,10 @@ def test_a_film_with_fewer_pictures_is_as_fast_and_shows_the_end(tmp_path, fps):
     assert durations == [100] * 5
 
 
-def test_colours_are_kept(tmp_path):
+def test_colors_are_kept(tmp_path):
     record_episode(Forwards(), "test/Walk-v0", tmp_path / "walk.gif")
     pictures, _ = read_gif(tmp_path / "walk.gif")
-    # One palette for all pictures: a step of the quantisation away at most.
+    # One palette for all pictures: a step of the quantization away at most.
     np.testing.assert_allclose(pictures[3, 0, 12], [250, 10, 10], atol=8)
     np.testing.assert_allclose(pictures[3, 0, 0], 0, atol=8)
 
@@ -125,6 +126,69 @@ def test_an_episode_starts_in_its_context(tmp_path):
     assert places(read_gif(tmp_path / "walk.gif")[0]) == [5, 6, 7]
     record_episode(Forwards(), "test/Walk-v0", tmp_path / "walk.gif", context=4)
     assert places(read_gif(tmp_path / "walk.gif")[0]) == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("context", "options"),
+    [
+        (None, {"context": 0}),
+        (4, {"context": 4}),
+        (np.int64(4), {"context": 4}),
+        (("validation", 4), {"context": 4, "split": "validation"}),
+    ],
+)
+def test_a_task_has_a_name_and_its_contexts_lists(
+    tmp_path, monkeypatch, walk_task, context, options
+):
+    def reset(self, *, seed=None, options=None):
+        asked.append(options)
+        return start(self, seed=seed, options={"context": 5.0})
+
+    asked, start = [], Walk.reset
+    monkeypatch.setattr(Walk, "reset", reset)
+    outcome = record_episode(Forwards(), "walk", tmp_path / "walk.gif", context=context)
+    assert asked == [options]
+    assert outcome == {"success": False, "behavior": "end", "n_steps": 2}  # by the first score
+
+
+@pytest.fixture
+def walk_task():
+    """Register the walk as a task that is judged in two ways."""
+    scores = (Score("other", success_key="other"), Score())
+    task = register_task(TaskSpec("walk", "test/Walk-v0", scores=scores, n_contexts=3))
+    yield task
+    del spec._TASKS["walk"]
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        (-1, "context must be a number from 0, a list and a number in it, or an initial state; "),
+        (True, "context must be a number from 0, a list and a number in it, or an initial state; "),
+        (("test", [1.0]), "context must be a number from 0, a list and a number in it, or an "),
+        (("nowhere", 1), "context must be of one of the lists ('train', 'validation', 'test'), "),
+    ],
+)
+def test_what_is_no_context_is_refused(tmp_path, context, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        record_episode(Forwards(), "test/Walk-v0", tmp_path / "walk.gif", context=context)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_context_is_refused_where_all_episodes_start_alike(tmp_path):
+    with refuses("context must be None for avoiding, whose episodes all start alike, got 3."):
+        record_episode(Forwards(), "avoiding", tmp_path / "walk.gif", context=3)
+
+
+def test_a_film_is_cut_and_its_actions_are_clipped_as_in_an_evaluation(tmp_path):
+    class Leaps(Forwards):
+        def act(self, X, *, random_state=None):
+            return np.full(len(X), 1000.0)
+
+    arguments = {"env_kwargs": {"length": 60}, "clip_actions": True, "max_episode_steps": 3}
+    outcome = record_episode(Leaps(), "test/Walk-v0", tmp_path / "walk.gif", **arguments)
+    assert outcome == {"success": False, "behavior": None, "n_steps": 3}
+    assert places(read_gif(tmp_path / "walk.gif")[0]) == [0, 10, 20, 30]
 
 
 def test_the_episode_is_the_first_of_an_evaluation(tmp_path):

@@ -1,6 +1,8 @@
 """Threads and global settings of torch during a fit: set for it, and put back."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -100,3 +102,43 @@ def test_a_fit_inside_of_what_forbids_gradients_has_them(many_threads):
         assert torch.equal(found, expected)
         assert not found.is_inference()
         assert torch.is_grad_enabled()
+
+
+FORKING = """
+import multiprocessing
+import numpy as np
+import torch
+from skvdd import GaussianMoEPolicy
+
+torch.set_num_threads(2)
+X = np.random.RandomState(0).standard_normal((2000, 20))
+policy = GaussianMoEPolicy(2, hidden_size=64, max_iter=2, random_state=0).fit(X, X[:, :2])
+expected = policy.predict(X)
+
+def answer():
+    found = policy.predict(X)
+    policy.fit(X, X[:, :2])
+    answers.put((np.abs(found - expected).max() < 1e-6, torch.get_num_threads()))
+
+fork = multiprocessing.get_context("fork")
+answers = fork.SimpleQueue()
+child = fork.Process(target=answer, daemon=True)
+child.start()
+child.join(60)
+print(child.exitcode, *(answers.get() if child.exitcode == 0 else ()), torch.get_num_threads())
+child.kill()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_is_forked_after_threads_predicts_and_fits():
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    result = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        env=environment,
+    )
+    # Its one thread is the one that has survived; its parent keeps both.
+    assert result.stdout == "0 True 1 2\n", result.stderr
