@@ -9,21 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from skvdd.diffusion import Teacher
+from skvdd.rollouts.policies import fitted_sizes
 
 Array = NDArray[np.floating]
 
 # Experts below this weight are switched off: drawing them would only clutter the picture.
 GATE_THRESHOLD = 0.01
-
-
-def learned_layout(policy: Any) -> tuple[int, int]:
-    """Return the window size and the number of columns of a goal that a policy has learned with.
-
-    Its parameters may have been set to other values since. A policy that is not of skvdd has
-    nothing but ``window_size``.
-    """
-    layout = getattr(getattr(policy, "network_", None), "layout", policy)
-    return layout.window_size, getattr(layout, "goal_dim", 0)
 
 
 def check_estimators(policy: Any, teacher: Any, score_level: float | None) -> None:
@@ -105,7 +96,7 @@ def _scores_of_teacher(
 ) -> Array:
     """Return the scores (n, S, d_a) of a teacher, raw units, asked as in training."""
     rows = X.reshape(len(X), -1)
-    window_size, goal_dim = learned_layout(policy)
+    window_size, goal_dim = fitted_sizes(policy)
     states = rows if goal_dim else rows.reshape(len(X), window_size, -1)
     device = getattr(teacher, "device", "cpu")
     standard = (actions - teacher.action_mean) / teacher.action_scale

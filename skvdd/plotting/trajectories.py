@@ -15,7 +15,6 @@ from matplotlib.patches import Circle
 from numpy.typing import ArrayLike, NDArray
 
 from skvdd.envs.avoiding import FINISH_Y, OBSTACLES
-from skvdd.plotting.policies import learned_layout
 from skvdd.plotting.style import (
     FAILURE_COLOR,
     FINISH_COLOR,
@@ -27,6 +26,7 @@ from skvdd.plotting.style import (
     open_frame,
     text_color,
 )
+from skvdd.rollouts.policies import fitted_sizes
 
 if TYPE_CHECKING:
     from skvdd.evaluation import Evaluation
@@ -167,7 +167,7 @@ class TrajectoriesDisplay:
         paths = [episode.states[:, [MEASURED_X, MEASURED_Y]] for episode in episodes]
         experts, n_experts = None, None
         if hasattr(policy, "gating"):
-            windows, _, _ = evaluation.episodes.windows(learned_layout(policy)[0])
+            windows, _, _ = evaluation.episodes.windows(fitted_sizes(policy)[0])
             gates = policy.gating(windows)
             ends = np.cumsum([len(path) for path in paths])[:-1]
             experts, n_experts = np.split(gates.argmax(axis=1), ends), gates.shape[1]

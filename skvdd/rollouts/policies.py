@@ -64,13 +64,13 @@ def as_policy(policy: Any) -> Policy:
         )
     names = getattr(policy, "feature_names_in_", None)
     transform = policy[:-1].transform if isinstance(policy, Pipeline) and len(policy) > 1 else None
-    sizes = _fitted_sizes(last)
+    sizes = fitted_sizes(last)
     if names is None and transform is None and sizes == _stated_sizes(last):
         return last
     return ComposedPolicy(last, transform, names, *sizes)
 
 
-def _fitted_sizes(policy: Any) -> tuple[int, int]:
+def fitted_sizes(policy: Any) -> tuple[int, int]:
     """Return the numbers of states and of goal columns in a row of the last fit."""
     layout = getattr(getattr(policy, "network_", None), "layout", None)
     if isinstance(layout, RowLayout):
