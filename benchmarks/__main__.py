@@ -57,8 +57,6 @@ def parser() -> argparse.ArgumentParser:
     paper.add_argument("names", nargs="+", metavar="EXPERIMENT", help="or all, or list")
     _add_common(paper)
     paper.add_argument("--seeds", type=int, default=3, help="how many seeds")
-    for command in (run, paper):
-        command.add_argument("--n-demonstrations", type=int, help="to learn from")
 
     pages = commands.add_parser("pages", help="write all tables and pictures from the records")
     pages.add_argument("--records", type=Path, help="folder of the records")
@@ -81,6 +79,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     _add_task(command)
     command.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     command.add_argument("--budget", default="full", choices=["full", "quick"])
+    command.add_argument("--n-demonstrations", type=int, help="to learn from")
 
 
 def _add_methods(command: argparse.ArgumentParser) -> None:
@@ -124,13 +123,13 @@ def conduct(asked: argparse.Namespace) -> list[str]:
         print(found)
         return []
     common = {"jobs": asked.jobs, "budget": asked.budget, "imports": asked.imports}
+    common["n_demonstrations"] = asked.n_demonstrations
     if asked.command == "search":
         return commands.search(asked.task, asked.method, folder, **common)
     if asked.command == "paper":
         if asked.names == ["list"]:
             print("\n".join(commands.available(asked.task)))
             return []
-        common["n_demonstrations"] = asked.n_demonstrations
         return commands.paper(asked.names, asked.task, folder, n_seeds=asked.seeds, **common)
     return commands.run(
         asked.task,
@@ -141,7 +140,6 @@ def conduct(asked: argparse.Namespace) -> list[str]:
         settings=asked.set,
         iterations=asked.iterations,
         equal=not asked.unequal,
-        n_demonstrations=asked.n_demonstrations,
         **common,
     )
 

@@ -216,19 +216,20 @@ def search(
     *,
     jobs: int = 1,
     budget: str = "full",
+    n_demonstrations: int | None = None,
     imports: Sequence[str] = (),
 ) -> list[str]:
     """Compare the candidates of methods in contexts of the validation list; keep the best.
 
     Parameters
     ----------
-    task, methods, folder, jobs, budget, imports : as in `run`
+    task, methods, folder, jobs, budget, n_demonstrations, imports : as in `run`
         Which.
     """
     spec = get_task(task)
     whole = BUDGETS[budget]
     fewer = replace(whole, sharing=whole.sharing * TUNING_SHARE)
-    plan = Plan(spec, fewer, split="validation")
+    plan = Plan(spec, fewer, split="validation", n_demonstrations=n_demonstrations)
     runs: dict[str, tuple[str, Parameters, Run]] = {}
     for method in map(find_method, methods):
         if not method.candidates:
@@ -240,6 +241,8 @@ def search(
             runs[name] = (method.name, candidate, one)
     store, entry = Store(folder), _entry(SEARCH, budget)
     command = f"python -m benchmarks search --task {task} --method {' '.join(methods)}"
+    if n_demonstrations is not None:
+        command += f" --n-demonstrations {n_demonstrations}"
     everything = [one for _, _, one in runs.values()]
     store.show(entry, shown(everything, command + _options(budget)))
     failures = execute(everything, folder, jobs, imports)
