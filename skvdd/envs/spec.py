@@ -47,6 +47,11 @@ class Score:
 
     def __post_init__(self) -> None:
         """Refuse what could not be measured."""
+        if not isinstance(self.behaviors, Mapping):
+            raise TypeError(
+                "behaviors must be a mapping of behaviors to names, got "
+                f"{type(self.behaviors).__name__}."
+            )
         if len(self.behaviors) == 1:
             raise ValueError("behaviors must be at least two, or none, got one.")
         if self.when not in ("last", "any"):
@@ -148,6 +153,8 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         """Refuse what could not be looked up."""
+        if not (isinstance(self.scores, tuple) and all(isinstance(s, Score) for s in self.scores)):
+            raise TypeError(f"scores of {self.name!r} must be a tuple of Score, got {self.scores}.")
         if not self.scores:
             raise ValueError(f"scores of {self.name!r} must be at least one, got none.")
         names = [score.name for score in self.scores]

@@ -62,7 +62,7 @@ def choose_contexts(contexts: Any, task: TaskSpec, n_episodes: int | None) -> Co
     if task.n_contexts is None and task.is_registered:
         raise ValueError(
             f"contexts must be None for {task.name}, whose episodes all start alike, got "
-            f"{contexts!r}."
+            f"{contexts!r}. Choose with one random_state and report with another."
         )
     if _is_table(contexts):
         return Contexts(None, _table(contexts))
@@ -81,7 +81,7 @@ def _split_and_numbers(contexts: Any) -> tuple[str, Sequence[int] | None]:
     elif isinstance(contexts, str):
         split, contexts = contexts, None
     if split not in SPLITS:
-        raise ValueError(f"contexts must be of one of the lists {SPLITS}, got {split!r}.")
+        raise ValueError(f"contexts must name one of the lists {SPLITS}, got {split!r}.")
     if contexts is None:
         return split, None
     if _is_number(contexts):

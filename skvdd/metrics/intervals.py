@@ -7,7 +7,7 @@ from math import nan, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 Interval = tuple[float, float]
 
@@ -66,10 +66,12 @@ def wilson_interval(n_success: int, n_trials: int, confidence: float = 0.95) -> 
 
 
 def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Return the percentile bootstrap interval of a mean over contexts.
+    """Return the bootstrap interval of a mean over contexts.
 
-    The contexts of an evaluation are a sample of all that could have been drawn, so they are what
-    is drawn again.
+    The contexts of an evaluation are a sample of all that could have been drawn, so the bootstrap
+    [1]_ resamples contexts. Resampled means of few contexts spread too little; the ends are moved
+    out to where Student's t has them (the expanded percentile interval [2]_). With fewer than
+    about ten contexts it is too narrow all the same.
 
     Parameters
     ----------
@@ -85,7 +87,10 @@ def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 
     References
     ----------
-    B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7, 1979.
+    .. [1] B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7,
+       1979.
+    .. [2] T. C. Hesterberg, "What teachers should know about the bootstrap", The American
+       Statistician 69, 2015.
 
     Examples
     --------
@@ -98,8 +103,10 @@ def bootstrap_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     counted = counted[~np.isnan(counted)]
     if len(counted) < 2:
         return nan, nan
-    drawn = np.random.default_rng(0).integers(len(counted), size=(N_RESAMPLES, len(counted)))
-    ends = np.quantile(counted[drawn].mean(axis=1), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    n = len(counted)
+    tail = ndtr(sqrt(n / (n - 1)) * stdtrit(n - 1, 0.5 - confidence / 2.0))
+    drawn = np.random.default_rng(0).integers(n, size=(N_RESAMPLES, n))
+    ends = np.quantile(counted[drawn].mean(axis=1), [tail, 1.0 - tail])
     return float(ends[0]), float(ends[1])
 
 

@@ -250,10 +250,12 @@ def test_after_five_failures_the_context_is_drawn_anew(monkeypatch):
 
 
 def test_what_never_succeeds_is_named():
-    with refused("'line' was not solved in behavior to the left in 100 attempts.", RuntimeError):
+    end = "Infos must tell 'success' and 'behavior', as the task's Score has them, and the "
+    end += "demonstrator reach them."
+    with refused(f"'line' was not solved in behavior 'left' in 100 attempts. {end}", RuntimeError):
         record(line(walker()), 1, n_jobs=1, progress=False)
     resting = line(walker(lambda rng: 0.0), scores=(Score(),))
-    with refused("'line' was not solved in 100 attempts.", RuntimeError):
+    with refused(f"'line' was not solved in 100 attempts. {end}", RuntimeError):
         record(resting, 1, n_jobs=1, progress=False)
 
 

@@ -277,6 +277,13 @@ def test_wrong_tasks_are_refused(arguments, message):
         TaskSpec("line", "Line-v0", **arguments)
 
 
+def test_scores_of_another_type_are_refused():
+    with pytest.raises(TypeError, match=r"^behaviors must be a mapping .* to names, got list\.$"):
+        Score(behaviors=["left", "right"])
+    with pytest.raises(TypeError, match=r"^scores of 'line' must be a tuple of Score, got Score"):
+        TaskSpec("line", "Line-v0", scores=Score())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -126,7 +126,7 @@ def test_a_policy_whose_context_decides_is_not_diverse():
         ([1, 1], "contexts must be different numbers, got [1, 1]."),
         (
             "held-out",
-            "contexts must be of one of the lists ('train', 'validation', 'test'), got 'held-out'.",
+            "contexts must name one of the lists ('train', 'validation', 'test'), got 'held-out'.",
         ),
         (
             np.zeros((2, 1, 1)),
@@ -146,7 +146,8 @@ def test_wrong_contexts_are_refused(contexts, message):
 @pytest.mark.parametrize("contexts", [3, "validation", [[0.1]]])
 def test_a_task_whose_episodes_start_alike_takes_no_contexts(contexts):
     with refuses(
-        f"contexts must be None for line, whose episodes all start alike, got {contexts!r}."
+        f"contexts must be None for line, whose episodes all start alike, got {contexts!r}. "
+        "Choose with one random_state and report with another."
     ):
         evaluate_policy(Constant([0.1]), LINE, contexts=contexts)
 

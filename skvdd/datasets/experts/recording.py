@@ -330,5 +330,9 @@ def _first_success(
         if episode is not None:
             episode.metadata.update(context=context, attempts=attempt + 1)
             return episode
-    shown = "" if behavior is None else f" in behavior {task.behavior_name(behavior)}"
-    raise RuntimeError(f"{task.name!r} was not solved{shown} in {MAX_ATTEMPTS} attempts.")
+    shown = "" if behavior is None else f" in behavior {behavior!r}"
+    keys = f"{task.score.success_key!r} and {task.score.behavior_key!r}"
+    raise RuntimeError(
+        f"{task.name!r} was not solved{shown} in {MAX_ATTEMPTS} attempts. Infos must tell {keys}, "
+        "as the task's Score has them, and the demonstrator reach them."
+    )
