@@ -107,13 +107,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def conduct(asked: argparse.Namespace) -> list[str]:
     """Do a command and return what failed."""
     from benchmarks import commands, pages, records
+    from benchmarks.methods import imported
 
     results = asked.records or records.RESULTS
     if asked.command == "pages":
         pages.build(results, asked.output)
         return []
     for module in asked.imports:
-        import_module(module)
+        imported(module)
+    asked.task = _known(asked.task)
+    _check_counts(asked)
     folder = results / asked.task
     if asked.command == "table":
         options = {"rows": asked.rows, "against": asked.against}
@@ -128,7 +131,8 @@ def conduct(asked: argparse.Namespace) -> list[str]:
         return commands.search(asked.task, asked.method, folder, **common)
     if asked.command == "paper":
         if asked.names == ["list"]:
-            print("\n".join(commands.available(asked.task)))
+            for name, title in commands.available(asked.task).items():
+                print(f"{name:<12}{title}")
             return []
         return commands.paper(asked.names, asked.task, folder, n_seeds=asked.seeds, **common)
     return commands.run(
@@ -142,6 +146,26 @@ def conduct(asked: argparse.Namespace) -> list[str]:
         equal=not asked.unequal,
         **common,
     )
+
+
+def _known(task: str) -> str:
+    """Return the name of a task; raise a ValueError that says how to make one known."""
+    from skvdd.envs import find_task, task_names
+
+    found = find_task(task)
+    if found is None:
+        raise ValueError(
+            f"--task must be one of {', '.join(task_names())}, got {task!r}; for another, pass "
+            "--import MODULE, which registers it."
+        )
+    return found.name
+
+
+def _check_counts(asked: argparse.Namespace) -> None:
+    for name in ("seeds", "iterations", "n_demonstrations"):
+        value = getattr(asked, name, None)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
 
 
 if __name__ == "__main__":

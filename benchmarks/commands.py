@@ -184,26 +184,32 @@ def table(
         if (record.row["split"], record.row["budget"]) == (split, budget)
     ]
     found = by_name(records)
-    unknown = [name for name in rows if name not in found]
-    if unknown:
-        known = ", ".join(map(repr, found)) or "none"
-        raise ValueError(f"--rows must be of {known}, got {unknown[0]!r}.")
-    chosen = {name: found[name] for name in rows} if rows else found
-    return Table(spec, chosen, _row_of(against, chosen))
+    known = ", ".join(map(repr, found)) or "none"
+    wanted = []
+    for name in rows or found:
+        if not (matching := _rows_of(name, found)):
+            raise ValueError(f"--rows must be of {known}, got {name!r}.")
+        wanted += matching
+    chosen = {name: found[name] for name in wanted}
+    if against is None:
+        return Table(spec, chosen)
+    matching = _rows_of(against, chosen)
+    if len(matching) != 1:
+        known = ", ".join(map(repr, matching or chosen)) or "none"
+        raise ValueError(f"--against must be one of {known}, got {against!r}.")
+    return Table(spec, chosen, matching[0])
 
 
-def _row_of(name: str | None, rows: Iterable[str]) -> str | None:
-    """Return the row of a name, or of the method of that name."""
-    if name is None or name in rows:
-        return name
+def _rows_of(name: str, rows: Iterable[str]) -> list[str]:
+    """Return the row of a name, or all of the method of that name."""
     try:
         method = find_method(name).name
-    except ValueError:
+    except (TypeError, ValueError):
         method = name
-    matching = [row for row in rows if row == method or row.startswith(f"{method},")]
-    if not matching:
-        raise ValueError(f"--against must be one of {', '.join(map(repr, rows))}, got {name!r}.")
-    return matching[0]
+    for exact in (name, method):
+        if exact in rows:
+            return [exact]
+    return [row for row in rows if row.startswith((f"{method},", f"{method} "))]
 
 
 # -- search --------------------------------------------------------------------------------------
@@ -316,10 +322,10 @@ def paper(
     return failures
 
 
-def available(task: str) -> list[str]:
-    """Return the names of the experiments that exist for a task."""
+def available(task: str) -> dict[str, str]:
+    """Return the names of the experiments that exist for a task, and their titles."""
     every: dict[str, Any] = {**EXPERIMENTS, **MEASUREMENTS}
-    return [name for name, experiment in every.items() if experiment.exists_for(task)]
+    return {name: found.title for name, found in every.items() if found.exists_for(task)}
 
 
 def shown(runs: Sequence[Run], command: str) -> dict[str, Any]:

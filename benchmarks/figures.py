@@ -56,7 +56,7 @@ def _dots(table: Table, quantities: Mapping[str, str]) -> Figure:
     axes[0].set_ylim(len(lines) - 0.5, -0.5)  # the first row on top, no mark cut off
     if "entropy_d3il" in quantities:
         axes[list(quantities).index("entropy_d3il")].set_title(
-            "|: the most possible with so many successes", fontsize=8, color=GRAY
+            "|: if perfectly diverse, with so many successes", fontsize=8, color=GRAY
         )
     return figure
 

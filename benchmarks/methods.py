@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmarks.presets import Parameters
@@ -121,11 +122,24 @@ def find_method(name: str) -> Method:
 def foreign_method(reference: str) -> Method:
     """Return a class that need have no more than ``fit(X, y)`` and ``act(X, random_state=)``."""
     module, _, name = reference.partition(":")
-    cls = getattr(import_module(module), name)
+    cls = getattr(imported(module), name, None)
+    if cls is None:
+        raise ValueError(f"{reference} must be a class, the module {module} has no {name!r}.")
     lacking = [method for method in ("fit", "act") if not hasattr(cls, method)]
     if lacking:
         raise TypeError(f"{reference} must have fit and act, it has no {' and no '.join(lacking)}.")
     return Method(name, cls, is_foreign=True)
+
+
+def imported(name: str) -> ModuleType:
+    """Return a module; raise a ValueError that says why it cannot be imported."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"{name} cannot be imported ({error}). A module of your own is found in the working "
+            "directory, or in a folder that PYTHONPATH names."
+        ) from error
 
 
 def taken(make: Callable[..., Any], parameters: Parameters) -> Parameters:

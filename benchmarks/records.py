@@ -180,17 +180,17 @@ class Store:
         write_whole(self.folder / "runs.csv", buffer.getvalue().encode())
 
 
-def load(task: str, results: Path = RESULTS) -> list[Record]:
+def load(task: str, results: str | Path = RESULTS) -> list[Record]:
     """Return all records of a task.
 
     Parameters
     ----------
     task : str
         Its name.
-    results : Path, default=RESULTS
+    results : str or Path, default=RESULTS
         Folder that has a folder for each task.
     """
-    return Store(results / task).records(get_task(task))
+    return Store(Path(results) / task).records(get_task(task))
 
 
 # -- outcomes ------------------------------------------------------------------------------------

@@ -16,6 +16,20 @@ Rows = Mapping[str, Sequence[Record]]  # of the seeds of each row
 # How much more of something the most costly row may have before a caption says so.
 UNEQUAL = {"iterations": 1.01, "seconds": 1.2}
 
+CLOCKS = {
+    "cpu": "the processor in all threads",
+    "gpu": "the wall clock, GPU",
+    "wall": "the wall clock",
+}
+
+# What tells settings of one name apart, as a row says it.
+READABLE = {
+    "n_demonstrations": "{} demonstrations",
+    "demonstrations": "of {!r}",
+    "demonstrator_version": "version {}",
+    "iterations": "{} iterations",
+}
+
 
 @dataclass(frozen=True)
 class Line:
@@ -41,9 +55,9 @@ class Line:
         values = [record.row[column] for record in self.records]
         return None if None in values else sum(values) / len(values)
 
-    def words(self, column: str) -> str:
+    def each(self, column: str) -> list[str]:
         """Return what the records have in a column, each once."""
-        return ", ".join(dict.fromkeys(str(record.row[column]) for record in self.records))
+        return list(dict.fromkeys(str(record.row[column]) for record in self.records))
 
     def gap(self, other: Line, quantity: str) -> str:
         """Return the difference to another row, over the seeds that both have."""
@@ -110,26 +124,24 @@ class Table:
         if self._has_behaviors:
             columns["entropy, D3IL"] = [str(line.summary("entropy_d3il")) for line in lines]
             ceilings = [line.summary("entropy_ceiling").mean for line in lines]
-            columns["of at most"] = [f"{ceiling:.3f}" for ceiling in ceilings]
+            columns["if perfectly diverse"] = [f"{ceiling:.3f}" for ceiling in ceilings]
             columns["diversity"] = [str(line.summary("diversity")) for line in lines]
         for column in self.published:
             columns[column.head] = [str(column.figures.get(line.name, "")) for line in lines]
         columns["iterations"] = [_whole(line.number("iterations")) for line in lines]
-        columns["seconds"] = [
-            f"{line.number('seconds'):.0f} ({line.words('clock')})" for line in lines
-        ]
+        columns["seconds"] = [_whole(line.number("seconds")) for line in lines]
         columns["seeds"] = [str(len(line.records)) for line in lines]
         return columns | self._gaps()
 
     def _gaps(self) -> dict[str, list[str]]:
         base = next((line for line in self.lines if line.name == self.against), None)
-        if base is None:
+        if base is None or len(self.lines) < 2:
             return {}
         quantities = {self.task.headline: self.task.headline.replace("_", " ")}
         if self._has_behaviors:
             quantities["diversity"] = "diversity"
         return {
-            f"{words} less that of {base.name}": [line.gap(base, quantity) for line in self.lines]
+            f"{words} minus {base.name}": [line.gap(base, quantity) for line in self.lines]
             for quantity, words in quantities.items()
         }
 
@@ -144,7 +156,7 @@ class Table:
         lines = self.lines
         if not lines:
             return "Nothing has been recorded yet."
-        parts = [self._played(), self._spread(), self._inequality(), self._origin()]
+        parts = [self._played(), self._spread(), self._clock(), self._inequality(), self._origin()]
         return " ".join(part for part in parts if part)
 
     def _played(self) -> str:
@@ -170,6 +182,17 @@ class Table:
             error = "over seeds" if several else "over rollouts"
         text = f"Cells: {spread} [95 % interval {interval}]"
         return f"{text}; differences ± standard error {error}." if self._gaps() else f"{text}."
+
+    def _clock(self) -> str:
+        """Say what the seconds are of; which rows, if they differ in it."""
+        rows: dict[str, list[str]] = {}
+        for line in self.lines:
+            words = ", ".join(CLOCKS.get(clock, clock) for clock in line.each("clock"))
+            rows.setdefault(words, []).append(line.name)
+        if len(rows) == 1:
+            return f"Seconds are of {next(iter(rows))}."
+        told = (f"of {words} ({', '.join(names)})" for words, names in rows.items())
+        return f"Seconds are {'; '.join(told)}."
 
     def _inequality(self) -> str:
         """Say what is not alike: a difference of such rows is none of the methods alone."""
@@ -202,7 +225,7 @@ class Table:
 def by_name(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Return records by the names of rows; those of one name and several settings apart.
 
-    Iterations tell settings apart where they can, and the hash of the setting otherwise.
+    What differs and can be read tells settings apart, and the hash of the setting otherwise.
     """
     grouped: dict[str, dict[str, list[Record]]] = {}
     for record in sorted(records, key=lambda record: record.row["seed"]):
@@ -210,12 +233,24 @@ def by_name(records: Iterable[Record]) -> dict[str, list[Record]]:
         settings.setdefault(record.row["setting"], []).append(record)
     rows = {}
     for name, settings in grouped.items():
-        iterations = [found[0].row["iterations"] for found in settings.values()]
-        for setting, found in settings.items():
-            own = found[0].row["iterations"]
-            ending = f"{own} iterations" if iterations.count(own) == 1 else f"setting {setting[:6]}"
-            rows[name if len(settings) == 1 else f"{name}, {ending}"] = found
+        for ending, found in _endings(settings).items():
+            rows[name + ending] = found
     return rows
+
+
+def _endings(settings: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
+    """Return the records of each setting of a name by what its rows add to that name."""
+    first = [found[0].row for found in settings.values()]
+    differing = [column for column in READABLE if len({row[column] for row in first}) > 1]
+    readable = [
+        [READABLE[c].format(row[c]) for c in differing if row[c] is not None] for row in first
+    ]
+    endings = {}
+    for setting, words in zip(settings, readable, strict=True):
+        alike = len(settings) > 1 and readable.count(words) > 1
+        told = [*words, f"setting {setting[:6]}"] if alike else words
+        endings["".join(f", {word}" for word in told)] = settings[setting]
+    return endings
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

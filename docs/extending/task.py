@@ -81,7 +81,7 @@ register_task(
         entry_point=Post,
         time_limit=120,
         scores=(Score(behaviors={"left": "left of the post", "right": "right of the post"}),),
-        n_contexts=5,
+        n_contexts=20,
         n_rollouts=4,
         demonstrators={"post": demonstrator},
         states=("desired x", "desired y", "post x"),

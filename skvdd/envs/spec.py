@@ -10,6 +10,8 @@ from typing import Any, Literal
 import gymnasium
 
 Behavior = str | int | None
+# Actions in an episode of an environment that has no limit, unless somebody sets one.
+LONGEST = 10_000
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         """Refuse what could not be looked up."""
-        if not (isinstance(self.scores, tuple) and all(isinstance(s, Score) for s in self.scores)):
+        scores: object = self.scores
+        if not isinstance(scores, tuple) or not all(isinstance(s, Score) for s in scores):
             raise TypeError(f"scores of {self.name!r} must be a tuple of Score, got {self.scores}.")
         if not self.scores:
             raise ValueError(f"scores of {self.name!r} must be at least one, got none.")
@@ -162,8 +165,12 @@ class TaskSpec:
             raise ValueError(f"scores of {self.name!r} must have different names, got {names}.")
         for what in ("n_contexts", "n_rollouts"):
             number = getattr(self, what)
-            if number is not None and number < 1:
-                raise ValueError(f"{what} of {self.name!r} must be at least 1, got {number}.")
+            if number is None and what == "n_contexts":
+                continue
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(
+                    f"{what} of {self.name!r} must be an integer of at least 1, got {number!r}."
+                )
         if self.time_limit is not None and self.entry_point is None:
             raise ValueError(f"time_limit of {self.name!r} needs entry_point, got None.")
 

@@ -143,7 +143,8 @@ class Task(gymnasium.Env[Array, Array], ABC):
         -------
         ndarray of shape (context_size,)
             Drawn with ``numpy.random.default_rng([0, index])``; test: ``[1, index]``, validation:
-            ``[2, index]``. So the lists have no context in common.
+            ``[2, index]``. So the lists have no context in common. (Context 0 of each is also what
+            a reset with the seed 0, 1 or 2 draws.)
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {split!r}.")

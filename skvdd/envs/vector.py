@@ -184,9 +184,10 @@ class EnvPool:
         observations, rewards, terminated, truncated, infos = zip(*results, strict=True)
         return (
             self._stack(observations),
-            np.array(rewards, dtype=np.float64).reshape(len(rewards)),  # some are arrays of one
-            np.array(terminated, dtype=bool).reshape(len(terminated)),
-            np.array(truncated, dtype=bool).reshape(len(truncated)),
+            # Some environments give arrays of one element.
+            np.array([np.asarray(reward).item() for reward in rewards], dtype=np.float64),
+            np.array([np.asarray(over).item() for over in terminated], dtype=bool),
+            np.array([np.asarray(over).item() for over in truncated], dtype=bool),
             list(infos),
         )
 

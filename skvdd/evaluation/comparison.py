@@ -10,18 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvdd.evaluation.report import Evaluation
-from skvdd.evaluation.score import ScoreReport, Z
+from skvdd.evaluation.score import ScoreReport, Z, within
 from skvdd.metrics.behavior import (
     divergence_by_chance,
+    divergence_error,
     divergences,
-    diversities,
-    entropies,
     mean_of,
 )
 from skvdd.metrics.intervals import (
     Interval,
     bootstrap_interval,
-    jackknife_error,
     standard_error,
 )
 
@@ -34,9 +32,9 @@ class Difference(NamedTuple):
     Attributes
     ----------
     first, second : float
-        The number of each.
+        The number of each, over the contexts in which both have it.
     estimate : float
-        The difference; over the contexts in which both have the number.
+        The difference.
     standard_error : float
         Of the difference.
 
@@ -116,7 +114,7 @@ class Comparison:
 
     def __str__(self) -> str:
         """Return the table."""
-        pairing = f"paired over {self.n_contexts} contexts" if self.n_contexts else "unpaired"
+        pairing = f"paired over {self.n_contexts} contexts" if self.n_contexts > 1 else "unpaired"
         lines = [f"{self.env_id}: first minus second, standard errors {pairing}"]
         rows = {
             "success rate": self.success_rate,
@@ -130,10 +128,9 @@ class Comparison:
                     f"+- {row.standard_error:.3f}"
                 )
         if self.divergence is not None:
-            low, high = self.divergence.interval
             lines.append(
-                f"  behaviors      divergence {self.divergence.estimate:.3f}, 95 % in "
-                f"[{low:.3f}, {high:.3f}], {self.divergence.floor:.3f} by chance"
+                f"  behaviors      divergence {self.divergence.estimate:.3f}, "
+                f"{within(self.divergence.interval)}, {self.divergence.floor:.3f} by chance"
             )
         return "\n".join(lines)
 
@@ -180,21 +177,13 @@ def compare_evaluations(
     one, other = _matched(first, second, score)
     base = one.base
     success = _difference(
-        (one.success_rate, other.success_rate),
-        (one.success_rates, other.success_rates),
-        hypot(_binomial_error(one), _binomial_error(other)),
+        one.success_rates, other.success_rates, _binomial_error(one), _binomial_error(other)
     )
     if base is None:
         return Comparison(first.env_id, first.n_contexts, success, None, None, None)
-    entropy = _difference(
-        (mean_of(one.entropies), mean_of(other.entropies)),
-        (one.entropies, other.entropies),
-        hypot(one.error_of(entropies), other.error_of(entropies)),
-    )
+    entropy = _difference(one.entropies, other.entropies, one.entropy_error, other.entropy_error)
     diversity = _difference(
-        (mean_of(one.diversities, nan), mean_of(other.diversities, nan)),
-        (one.diversities, other.diversities),
-        hypot(one.error_of(diversities), other.error_of(diversities)),
+        one.diversities, other.diversities, one.diversity_error, other.diversity_error
     )
     divergence = _divergence(one, other)
     return Comparison(first.env_id, first.n_contexts, success, entropy, diversity, divergence)
@@ -271,27 +260,40 @@ def _matched(
             known = ", ".join(evaluation.scores)
             raise ValueError(f"score must be one of {known}, got {name!r}.")
     contexts = [(e.split, e.scores[name].context_list) for e in (first, second)]
-    if contexts[0] != contexts[1]:
+    if contexts[0] != contexts[1] or not _same_table(first.table, second.table):
         raise ValueError(
-            "first and second must have been rolled out in the same contexts, got "
+            "first and second must have been rolled out in the same contexts, in one order, got "
             f"{_words(first)} and {_words(second)}."
         )
     return first.scores[name], second.scores[name]
 
 
+def _same_table(one: Array | None, other: Array | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
+
+
 def _words(evaluation: Evaluation) -> str:
-    listed = f" of the {evaluation.split} list" if evaluation.split else ""
-    return f"{evaluation.n_contexts or 'no'} contexts{listed}"
+    if not evaluation.n_contexts:
+        return "no contexts"
+    if evaluation.split is None:
+        return f"a table of {evaluation.n_contexts}"
+    numbers = ", ".join(map(str, evaluation.score.context_list[:4]))
+    more = ", ..." if evaluation.n_contexts > 4 else ""
+    return f"{numbers}{more} of the {evaluation.split} list"
 
 
-def _difference(
-    means: tuple[float, float], values: tuple[Array, Array], unpaired_error: float
-) -> Difference:
-    """Return the difference of two means over contexts, paired where there are several."""
-    if len(values[0]) == 1:
-        return Difference(*means, means[0] - means[1], unpaired_error)
-    gaps = values[0] - values[1]
-    return Difference(*means, mean_of(gaps, nan), standard_error(gaps))
+def _difference(one: Array, other: Array, *errors: float) -> Difference:
+    """Return the difference of two means over the contexts in which both have a value.
+
+    Values are paired by context; where every episode starts alike, errors of the two add up.
+    """
+    both = ~(np.isnan(one) | np.isnan(other))
+    gaps = (one - other)[both]
+    error = standard_error(gaps) if len(one) > 1 else hypot(*errors)
+    first, second = mean_of(one[both], nan), mean_of(other[both], nan)
+    return Difference(first, second, first - second, error)
 
 
 def _binomial_error(report: ScoreReport) -> float:
@@ -303,12 +305,8 @@ def _divergence(one: ScoreReport, other: ScoreReport) -> BehaviorDivergence:
     values = divergences(one.counts, other.counts)
     estimate = mean_of(values, nan)
     floor = divergence_by_chance(one.counts, other.counts)
-    if len(values) > 1:
+    if one.has_contexts:
         return BehaviorDivergence(estimate, bootstrap_interval(values), floor)
-    a, b = one.counts, other.counts
-    error = hypot(
-        jackknife_error(a[0], lambda counts: float(divergences(counts[None], b)[0])),
-        jackknife_error(b[0], lambda counts: float(divergences(a, counts[None])[0])),
-    )
-    half = Z * error
-    return BehaviorDivergence(estimate, (max(estimate - half, 0.0), estimate + half), floor)
+    half = Z * divergence_error(one.counts[0], other.counts[0])
+    interval = max(estimate - half, 0.0), min(estimate + half, 1.0)
+    return BehaviorDivergence(estimate, interval, floor)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from skvdd.envs import TaskSpec
+from skvdd.envs import EnvPool, TaskSpec
 from skvdd.rollouts import Start
 
 SPLITS = ("train", "validation", "test")
@@ -25,16 +27,21 @@ class Contexts:
         The list that their numbers are of; None for a table of initial states.
     starts : sequence of Start
         One for each.
+    table : ndarray of shape (m, k) or None, default=None
+        The table.
     """
 
     split: str | None
     starts: Sequence[Start]
+    table: NDArray[np.float64] | None = None
 
 
 def of_validation(contexts: Any, task: TaskSpec) -> Any:
     """Return an argument ``contexts`` that means the validation list where it names none."""
     if contexts is None:
         return None if task.n_contexts is None else "validation"
+    if not task.is_registered:  # it may know no lists
+        return contexts
     if _is_table(contexts) or isinstance(contexts, str) or _is_pair(contexts):
         return contexts
     return "validation", contexts
@@ -64,13 +71,51 @@ def choose_contexts(contexts: Any, task: TaskSpec, n_episodes: int | None) -> Co
             f"contexts must be None for {task.name}, whose episodes all start alike, got "
             f"{contexts!r}. Choose with one random_state and report with another."
         )
+    if isinstance(contexts, Set | Iterator):
+        contexts = list(contexts)
     if _is_table(contexts):
-        return Contexts(None, _table(contexts))
+        table = _table(contexts)
+        _check_episodes(n_episodes, len(table))
+        starts = [Start(index, {"context": row}) for index, row in enumerate(table)]
+        return Contexts(None, starts, table)
     split, numbers = _split_and_numbers(contexts)
     if numbers is None:
         numbers = range(_default_number(task, n_episodes))
+    _check_episodes(n_episodes, len(numbers))
     options: dict[str, Any] = {} if split == "test" else {"split": split}
     return Contexts(split, [Start(int(i), {"context": int(i), **options}) for i in numbers])
+
+
+def warn_if_ignored(chosen: Contexts, pool: EnvPool) -> None:
+    """Warn where an environment starts alike whatever its context, or its list, is.
+
+    Parameters
+    ----------
+    chosen : Contexts
+        What the rollouts will start in.
+    pool : EnvPool
+        At least one environment.
+    """
+
+    def first_observation(options: dict[str, Any]) -> Any:
+        return np.array(pool.reset([0], [0], [options])[0][0])
+
+    starts = chosen.starts
+    first = first_observation(starts[0].options)
+    if len(starts) > 1 and np.array_equal(first, first_observation(starts[1].options)):
+        warnings.warn(
+            f"{pool.env_id} starts alike in two contexts. Does its reset look at "
+            "options['context']?",
+            stacklevel=3,
+        )
+    elif "split" in starts[0].options:
+        of_test = {"context": starts[0].context}
+        if np.array_equal(first, first_observation(of_test)):
+            warnings.warn(
+                f"{pool.env_id} starts alike in the {chosen.split} and the test list, so that what "
+                "is chosen is also what is reported. Does its reset look at options['split']?",
+                stacklevel=3,
+            )
 
 
 def _split_and_numbers(contexts: Any) -> tuple[str, Sequence[int] | None]:
@@ -100,6 +145,15 @@ def _split_and_numbers(contexts: Any) -> tuple[str, Sequence[int] | None]:
     return split, numbers
 
 
+def _check_episodes(n_episodes: int | None, n_contexts: int) -> None:
+    """Refuse fewer rollouts than contexts."""
+    if n_episodes is not None and n_episodes < n_contexts:
+        raise ValueError(
+            f"n_episodes must be at least one for each of the {n_contexts} contexts, got "
+            f"{n_episodes}."
+        )
+
+
 def _default_number(task: TaskSpec, n_episodes: int | None) -> int:
     if task.n_contexts is None:
         raise ValueError(
@@ -116,18 +170,27 @@ def _is_number(value: Any) -> bool:
 def _is_table(contexts: Any) -> bool:
     if contexts is None or isinstance(contexts, str | range) or _is_number(contexts):
         return False
-    return not _is_pair(contexts) and np.asarray(contexts).ndim != 1
+    return not _is_pair(contexts) and np.ndim(_as_array(contexts)) != 1
 
 
 def _is_pair(contexts: Any) -> bool:
     return isinstance(contexts, tuple) and len(contexts) == 2 and isinstance(contexts[0], str)
 
 
-def _table(contexts: Any) -> list[Start]:
-    table = np.asarray(contexts, dtype=float)
-    if table.ndim != 2 or len(table) == 0:
+def _as_array(contexts: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(contexts)
+    except ValueError as error:
+        raise ValueError(
+            f"contexts must be numbers, or a table with rows of equal length, got {contexts!r}."
+        ) from error
+
+
+def _table(contexts: Any) -> NDArray[np.float64]:
+    table = np.asarray(_as_array(contexts), dtype=float)
+    if table.ndim != 2 or table.size == 0:
         raise ValueError(
             "contexts must be a number, numbers, or a table with one row for each of them; got "
             f"shape {table.shape}."
         )
-    return [Start(index, {"context": row}) for index, row in enumerate(table)]
+    return table

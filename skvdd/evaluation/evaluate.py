@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from skvdd.datasets.demonstrations import Demonstrations, Episode
 from skvdd.envs import EnvPool, TaskSpec
-from skvdd.evaluation.contexts import choose_contexts
+from skvdd.evaluation.contexts import Contexts, choose_contexts, warn_if_ignored
 from skvdd.evaluation.report import Evaluation
 from skvdd.evaluation.score import ScoreReport, warn_of_unknown
 from skvdd.rollouts import (
@@ -73,7 +73,7 @@ def evaluate_policy(
         vectors as observations and actions, whose infos tell ``success``. What else is measured,
         the task says (`skvdd.envs.TaskSpec`).
     n_episodes : int or None, default=None
-        Number of rollouts, shared out among the contexts as evenly as can be. None is what the task
+        Number of rollouts, divided among the contexts as evenly as can be. None is what the task
         says: 16 in each context, 200 in Avoiding; 100 of an environment that is no registered task.
     contexts : default=None
         Initial states:
@@ -148,7 +148,8 @@ def evaluate_policy(
     _check_n_jobs(n_jobs)
     chosen = choose_contexts(contexts, task, n_episodes)
     starts = None if chosen is None else chosen.starts
-    n_episodes = check_episodes(n_episodes, task, starts)
+    if n_episodes is None:
+        n_episodes = task.n_rollouts * (1 if starts is None else len(starts))
     rollouts = plan_rollouts(n_episodes, random_state, starts)
     limits = {"max_episode_steps": max_episode_steps, "clip_actions": clip_actions}
     stage = _Stage(policy, task, registered(env_id), dict(env_kwargs or {}), goal, limits)
@@ -157,13 +158,15 @@ def evaluate_policy(
     alone = n_jobs == 1 or effective_n_jobs(n_jobs) == 1
     with stage.open_pool(n_envs if alone else 1) as pool:
         check_spaces(pool)
+        if chosen is not None:
+            warn_if_ignored(chosen, pool)
         if alone:
             finished = stage.play(rollouts, pool)
         else:
             finished = _play_in_processes(stage, rollouts, n_envs, n_jobs)
         bar = tqdm(finished, task.env_id, n_episodes, unit="ep", delay=2.0, disable=not progress)
         played = sorted(bar, key=lambda rollout: rollout.index)
-    return _report(task, chosen.split if chosen else None, played)
+    return _report(task, chosen, played)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,18 +218,6 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
-def check_episodes(n_episodes: int | None, task: TaskSpec, starts: Sequence[Any] | None) -> int:
-    """Return the number of rollouts: at least one in each context."""
-    if n_episodes is None:
-        return task.n_rollouts * (1 if starts is None else len(starts))
-    if starts is not None and n_episodes < len(starts):
-        raise ValueError(
-            f"n_episodes must be at least one for each of the {len(starts)} contexts, got "
-            f"{n_episodes}."
-        )
-    return int(n_episodes)
-
-
 def _check_n_jobs(n_jobs: int | None) -> None:
     if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
         raise ValueError(f"n_jobs must be None or an integer other than 0, got {n_jobs!r}.")
@@ -237,7 +228,7 @@ def _check_n_jobs(n_jobs: int | None) -> None:
 # ---------------------------------------------------------------------------------------
 
 
-def _report(task: TaskSpec, split: str | None, rollouts: Sequence[Rollout]) -> Evaluation:
+def _report(task: TaskSpec, chosen: Contexts | None, rollouts: Sequence[Rollout]) -> Evaluation:
     contexts = tuple(rollout.context for rollout in rollouts)
     scores = {}
     for score in task.scores:
@@ -248,12 +239,13 @@ def _report(task: TaskSpec, split: str | None, rollouts: Sequence[Rollout]) -> E
         warn_of_unknown(task.env_id, scores[score.name])
     return Evaluation(
         env_id=task.env_id,
-        split=split,
+        split=chosen.split if chosen else None,
         scores=scores,
         contexts=contexts,
         returns=np.array([rollout.total_reward for rollout in rollouts]),
         lengths=np.array([len(rollout.actions) for rollout in rollouts]),
         episodes=_episodes(task, rollouts),
+        table=chosen.table if chosen else None,
     )
 
 

@@ -38,6 +38,8 @@ class Evaluation:
         Sum of the rewards of each rollout.
     lengths : ndarray of shape (n,)
         Number of actions of each rollout.
+    table : ndarray of shape (m, k) or None
+        The initial states that were given as contexts.
     episodes : Demonstrations
         Observations and actions; ``episodes.windows(window_size)`` is what the policy saw
         and did.
@@ -71,6 +73,7 @@ class Evaluation:
     returns: Array = field(repr=False)
     lengths: NDArray[np.intp] = field(repr=False)
     episodes: Demonstrations = field(repr=False)
+    table: Array | None = field(default=None, repr=False)
 
     # -- of the task's own score --------------------------------------------------------
 
@@ -181,7 +184,7 @@ class Evaluation:
             "n_episodes": self.n_episodes,
             "n_contexts": self.n_contexts,
             **self.score.to_dict(),
-            "mean_return": self.mean_return,
+            "mean_return": None if np.isnan(self.mean_return) else self.mean_return,
             "mean_length": float(self.lengths.mean()),
         }
         if len(self.scores) > 1:

@@ -15,12 +15,14 @@ from skvdd.envs import Score
 from skvdd.metrics.behavior import (
     ceilings,
     diversities,
+    diversity_error,
     entropies,
+    entropy_error,
     mean_of,
 )
 from skvdd.metrics.intervals import (
+    MIN_VALUES,
     bootstrap_interval,
-    jackknife_error,
     wilson_interval,
 )
 
@@ -79,14 +81,14 @@ class ScoreReport:
     def success_interval(self) -> Interval:
         """95 % interval of the success rate.
 
-        With two contexts or more, of the mean over contexts such as these: by the bootstrap over
-        them, or, where all have the same rate, Wilson's with as many trials as contexts. Otherwise
-        Wilson's.
+        With contexts, of the mean over contexts such as these: by the bootstrap over them, or,
+        where all have the same rate, Wilson's with as many trials as contexts. Without, Wilson's.
+        NaN with fewer than five contexts.
         """
         rates = self.success_rates
-        if len(rates) < 2:
+        if not self.has_contexts:
             return wilson_interval(int(self.successes.sum()), len(self.successes))
-        if np.ptp(rates) > 0:
+        if np.ptp(rates) > 0 or len(rates) < MIN_VALUES:
             return bootstrap_interval(rates)
         return wilson_interval(round(float(rates[0]) * len(rates)), len(rates))
 
@@ -94,6 +96,11 @@ class ScoreReport:
     def success_rates(self) -> Array:
         """The success rate in each context, in the order of `context_list`."""
         return np.array([self.successes[rows].mean() for rows in self._rows()])
+
+    @property
+    def has_contexts(self) -> bool:
+        """Whether the rollouts start in contexts; otherwise every episode starts alike."""
+        return self.contexts[0] is not None
 
     @property
     def context_list(self) -> list[int | None]:
@@ -145,7 +152,7 @@ class ScoreReport:
         """95 % interval of the entropy, see `diversity_interval`."""
         if self.base is None:
             return None
-        low, high = self._interval(self.entropies, entropies)
+        low, high = self._interval(self.entropies, self.entropy_error)
         return max(low, 0.0), min(high, 1.0)
 
     @property
@@ -167,12 +174,12 @@ class ScoreReport:
     def diversity_interval(self) -> Interval | None:
         """95 % interval of the diversity.
 
-        By the bootstrap over contexts; where every episode starts alike, 1.96 standard errors of
-        the jackknife over successes.
+        By the bootstrap over contexts; where every episode starts alike, 1.96 standard errors. NaN
+        where too little was seen: with fewer than five contexts, or one value in all of them.
         """
         if self.base is None:
             return None
-        low, high = self._interval(self.diversities, diversities)
+        low, high = self._interval(self.diversities, self.diversity_error)
         return max(low, 0.0), high
 
     @cached_property
@@ -185,27 +192,20 @@ class ScoreReport:
         """The diversity in each context; NaN with fewer than two successes."""
         return diversities(self.counts, self.base or 2)
 
-    def error_of(self, statistic: Any) -> float:
-        """Return the standard error of a statistic where every episode starts alike.
+    @property
+    def entropy_error(self) -> float:
+        """Standard error of the entropy where every episode starts alike."""
+        return entropy_error(self.counts[0], self.base or 2)
 
-        Parameters
-        ----------
-        statistic : callable
-            ``statistic(counts, base)`` of `counts`, an array with a number for each context.
+    @property
+    def diversity_error(self) -> float:
+        """Standard error of the diversity where every episode starts alike."""
+        return diversity_error(self.counts[0], self.base or 2)
 
-        Returns
-        -------
-        float
-            By the jackknife over successes.
-        """
-        base = self.base or 2
-        return jackknife_error(self.counts[0], lambda counts: statistic(counts[None], base)[0])
-
-    def _interval(self, values: Array, statistic: Any) -> Interval:
-        if len(values) > 1:
+    def _interval(self, values: Array, error: float) -> Interval:
+        if self.has_contexts:
             return bootstrap_interval(values)
-        half = Z * self.error_of(statistic)
-        return float(values[0]) - half, float(values[0]) + half
+        return float(values[0]) - Z * error, float(values[0]) + Z * error
 
     def _rows(self) -> list[NDArray[np.intp]]:
         """Return the rollouts of each context."""
@@ -232,14 +232,14 @@ class ScoreReport:
         list of tuple of three str
             Name, number, remark.
         """
-        rows = [("success rate", f"{self.success_rate:.3f}", _within(self.success_interval))]
+        rows = [("success rate", f"{self.success_rate:.3f}", within(self.success_interval))]
         if self.base is not None:
-            diversity_remark = f"{_within(self.diversity_interval)}, 1 if all equally frequent"
+            diversity_remark = f"{within(self.diversity_interval)}, 1 if all equally frequent"
             rows += [
                 (
                     "entropy, D3IL",
                     f"{self.entropy_d3il:.3f}",
-                    f"{_within(self.entropy_interval)}, "
+                    f"{within(self.entropy_interval)}, "
                     f"{self.entropy_ceiling:.3f} if perfectly diverse",
                 ),
                 ("diversity", f"{self.diversity:.3f}", diversity_remark),
@@ -255,7 +255,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _within(interval: Interval | None) -> str:
+def within(interval: Interval | None) -> str:
+    """Return an interval as it is printed."""
     if interval is None or np.isnan(interval[0]):
         return "no interval"
     return f"95 % in [{interval[0]:.3f}, {interval[1]:.3f}]"

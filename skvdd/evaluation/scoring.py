@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from skvdd.envs import EnvPool, TaskSpec
 from skvdd.evaluation.contexts import choose_contexts, of_validation
-from skvdd.evaluation.evaluate import check_count, check_episodes, evaluate_policy
+from skvdd.evaluation.evaluate import check_count, evaluate_policy
 from skvdd.evaluation.report import Evaluation
 from skvdd.rollouts import Policy, Registration, check_spaces, registered, resolve_task
 
@@ -29,6 +29,8 @@ def rollout_scorer(
     random_state: int | None = 0,
     env_kwargs: Mapping[str, Any] | None = None,
     goal: ArrayLike | None = None,
+    max_episode_steps: int | None = None,
+    clip_actions: bool = False,
 ) -> Callable[..., float | dict[str, float]]:
     """Return a scorer that rolls policies out, for the ``scoring`` of searches and validations.
 
@@ -38,8 +40,8 @@ def rollout_scorer(
 
     Parameters
     ----------
-    env_id, n_episodes, env_kwargs, goal : as in `evaluate_policy`
-        What is rolled out.
+    env_id, n_episodes, env_kwargs, goal, max_episode_steps, clip_actions : as in `evaluate_policy`
+        What is rolled out, and by which rules.
     contexts : default=None
         As in `evaluate_policy`, but None takes the validation list of a task that has contexts:
         what is chosen by a score must be judged in other contexts.
@@ -90,8 +92,7 @@ def rollout_scorer(
     if n_episodes is not None:
         check_count("n_episodes", n_episodes)
     contexts = of_validation(contexts, task)
-    chosen = choose_contexts(contexts, task, n_episodes)
-    check_episodes(n_episodes, task, None if chosen is None else chosen.starts)
+    choose_contexts(contexts, task, n_episodes)  # refuses wrong ones
     _check_seed(random_state)
     names = (metric,) if isinstance(metric, str) else tuple(metric)
     _check_metric(names, task)
@@ -109,8 +110,10 @@ def rollout_scorer(
         progress=False,
         env_kwargs=env_kwargs,
         goal=goal,
+        max_episode_steps=max_episode_steps,
+        clip_actions=clip_actions,
     )
-    return _RolloutScorer(registered(env_id), task, metric, play)
+    return _RolloutScorer(registered(env_id), metric, play)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +121,15 @@ class _RolloutScorer:
     """What `rollout_scorer` returns: its checked arguments, and a call."""
 
     registration: Registration  # makes the environment known to the processes of a search
-    task: TaskSpec
     metric: str | tuple[str, ...]
     play: Callable[[Policy], Evaluation]
 
     def __call__(self, estimator: Policy, X: Any, y: Any = None) -> float | dict[str, float]:
         """Return the score of a fitted policy, or a dict of scores."""
-        evaluation = self.play(estimator)
+        evaluation, task = self.play(estimator), resolve_task(self.registration.spec.id)
         if isinstance(self.metric, str):
-            return measure(evaluation, self.metric, self.task)
-        return {name: measure(evaluation, name, self.task) for name in self.metric}
+            return measure(evaluation, self.metric, task)
+        return {name: measure(evaluation, name, task) for name in self.metric}
 
 
 def measure(evaluation: Evaluation, metric: str, task: TaskSpec) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from functools import cache
-from math import log, nan
+from math import log, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from scipy.stats import binom
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]  # (contexts, behaviors)
 
-N_SPLITS = 200  # of a permutation, for a mean
+N_SPLITS = 200  # random samples, for a mean or a spread
 
 
 def count_behaviors(
@@ -219,6 +219,87 @@ def diversities(counts: Counts, base: int) -> Array:
     pairs = np.where(n > 1, n * (n - 1.0), nan)
     alike = (counts * (counts - 1.0)).sum(axis=1) / pairs
     return (1.0 - alike) / (1.0 - 1.0 / base)
+
+
+def entropy_error(counts: Counts, base: int) -> float:
+    """Return the standard error of the entropy of one context.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (K,)
+        How often each behavior was shown.
+    base : int
+        Number of behaviors of the task.
+
+    Returns
+    -------
+    float
+        From the delta method and its next term [1]_, which alone is left where all behaviors are
+        equally frequent; NaN with fewer than two successes.
+
+    References
+    ----------
+    .. [1] M. S. Roulston, "Estimating the errors on measured entropy and mutual information",
+       Physica D 125, 1999.
+    """
+    n = int(counts.sum())
+    if n < 2:
+        return nan
+    shares = counts / n
+    information = -np.log(np.where(shares > 0, shares, 1.0))
+    spread = shares @ information**2 - (shares @ information) ** 2
+    return sqrt(max(spread, 0.0) / n + (base - 1) / (2.0 * n**2)) / log(base)
+
+
+def diversity_error(counts: Counts, base: int) -> float:
+    """Return the standard error of Simpson's diversity of one context.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (K,)
+        How often each behavior was shown.
+    base : int
+        Number of behaviors of the task.
+
+    Returns
+    -------
+    float
+        From Simpson's exact variance, with shares for probabilities; NaN with fewer than two
+        successes, or with all in one behavior, which say nothing of the frequency of others.
+    """
+    n = int(counts.sum())
+    if n < 2 or (counts == n).any():
+        return nan
+    shares = counts / n
+    second, third = float(np.sum(shares**2)), float(np.sum(shares**3))
+    variance = 4.0 * (n - 2) * third + 2.0 * second - 2.0 * (2 * n - 3) * second**2
+    return sqrt(max(variance, 0.0) / (n * (n - 1))) / (1.0 - 1.0 / base)
+
+
+def divergence_error(one: Counts, other: Counts, random_state: int = 0) -> float:
+    """Return the standard error of the divergence in one context, by the parametric bootstrap.
+
+    Parameters
+    ----------
+    one, other : ndarray of shape (K,)
+        How often two policies showed each behavior.
+    random_state : int, default=0
+        Seed of the resampling.
+
+    Returns
+    -------
+    float
+        NaN where either has no success.
+    """
+    rng = np.random.default_rng(random_state)
+    n = one.sum(), other.sum()
+    if min(n) == 0:
+        return nan
+    drawn = [
+        rng.multinomial(k, counts / k, size=N_SPLITS)
+        for k, counts in zip(n, (one, other), strict=True)
+    ]
+    return float(divergences(*drawn).std(ddof=1))
 
 
 def divergences(one: Counts, other: Counts) -> Array:

@@ -17,9 +17,9 @@ from sklearn.utils import check_random_state
 
 from skvdd.datasets.demonstrations import append_goals
 from skvdd.envs import EnvPool, TaskSpec
-from skvdd.envs.spec import Behavior
+from skvdd.envs.spec import LONGEST, Behavior
+from skvdd.envs.verdicts import Verdict
 from skvdd.rollouts.policies import Policy
-from skvdd.rollouts.verdicts import Verdict
 
 Array = NDArray[np.float64]
 RandomState = int | np.random.RandomState | None
@@ -27,8 +27,6 @@ RandomState = int | np.random.RandomState | None
 # Every call of `act` has this many rows: matrix products of another size may round
 # differently, and a rollout amplifies the last bit of an action.
 BLOCK_SIZE = 64
-# Actions in an episode of an environment that has no limit, unless the caller sets one.
-LONGEST = 10_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from benchmarks.experiments import EXPERIMENTS
 from benchmarks.methods import METHODS, Method, find_method
 from benchmarks.plan import BUDGETS, Plan
 from benchmarks.presets import PRESETS
-from benchmarks.records import Store
+from benchmarks.records import Store, load
 from benchmarks.variants import HighestLevel, LowestLevel, UniformGating
 from skvdd.envs import get_task
 from tests.estimators import SMALL
@@ -93,6 +93,10 @@ def test_methods_are_found_by_short_names_and_by_their_class():
         ValueError, match=r"^method must be one of vdd, .*, or module:Class, got 'x'\.$"
     ):
         find_method("x")
+    with pytest.raises(
+        ValueError, match=r"^pathlib:X must be a class, the module pathlib has no 'X'\.$"
+    ):
+        find_method("pathlib:X")
     with pytest.raises(
         TypeError, match=r"^pathlib:Path must have fit and act, it has no fit and no act\.$"
     ):
@@ -189,7 +193,15 @@ def test_an_experiment_notes_its_runs_and_prints_its_table(tmp_path, capsys, mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["table", "--task", "nothing"], "error: task must be one of '"),
+        (["table", "--task", "nothing"], "error: --task must be one of aligning, "),
+        (["table", "--import", "no_module"], "error: no_module cannot be imported (No module "),
+        (["run", "--method", "no_module:X"], "error: no_module cannot be imported (No module "),
+        (["run", "--method", "pathlib:X"], "error: pathlib:X must be a class, the module "),
+        (
+            ["run", "--method", "em", "--iterations", "0"],
+            "error: --iterations must be at least 1, got 0.",
+        ),
+        (["run", "--method", "em", "--seeds", "0"], "error: --seeds must be at least 1, got 0."),
         (["paper", "difficulty", "--task", "pushing"], "error: experiment of pushing must be one "),
         (["run", "--task", "sides", "--method", "x"], "error: method must be one of vdd, "),
     ],
@@ -199,6 +211,25 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments, message, tmp_path):
         main([*arguments, "--records", str(tmp_path)])
     assert str(stopped.value).startswith(message)
     assert "\n" not in str(stopped.value)
+
+
+def test_a_task_that_nobody_has_registered_is_said_to_need_an_import(tmp_path):
+    with pytest.raises(SystemExit, match=r"pass --import MODULE, which registers it\.$"):
+        main(["run", "--task", "nothing", "--method", "em", "--records", str(tmp_path)])
+
+
+def test_the_list_of_experiments_has_names_and_titles(capsys):
+    main(["paper", "list", "--task", "sides"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "table1      Distillation, and the teachers"
+    assert [line.split()[0] for line in lines] == ["table1", "table2", "table3"]
+
+
+def test_records_are_loaded_from_a_folder_named_by_text(tmp_path):
+    command = ["run", "--task", "sides", "--method", WALKER, "--seeds", "1"]
+    main([*command, "--records", str(tmp_path)])
+    (record,) = load("sides", str(tmp_path))
+    assert record.row["name"] == "Walker"
 
 
 @pytest.mark.slow

@@ -54,18 +54,33 @@ def test_a_caption_says_where_from_and_how_sure():
     assert Table(get_task("sides"), rows, "EM").caption() == (
         "Rollouts of a seed: 4 in each of 4 contexts of the test list. Cells: mean ± standard "
         "deviation over seeds [95 % interval over contexts (bootstrap)]; differences ± standard "
-        "error over contexts and seeds, paired. Demonstrations: 10 of 'sides', version 7. Measured "
-        "at 0123456789."
+        "error over contexts and seeds, paired. Seconds are of the processor in all threads. "
+        "Demonstrations: 10 of 'sides', version 7. Measured at 0123456789."
     )
+
+
+def test_seconds_have_one_unit_and_a_caption_says_what_clock_they_are_of():
+    rows = {"EM": [record()], "Mine": [record("Mine", clock="wall", seconds=2.4)]}
+    table = Table(get_task("sides"), rows)
+    clocks = "Seconds are of the processor in all threads (EM); of the wall clock (Mine)."
+    assert clocks in table.caption()
+    assert table.markdown().splitlines()[3].endswith(" | 2 | 1 |")
 
 
 def test_a_table_compares_rows_with_one_of_them():
     rows = {"EM": [record(rate=0.25)], "VDD": [record("VDD", rate=0.75)]}
     table = Table(get_task("sides"), rows, against="EM")
     header, _, em, vdd = table.markdown().splitlines()
-    assert header.endswith("| success rate less that of EM | diversity less that of EM |")
+    assert header.endswith("| success rate minus EM | diversity minus EM |")
+    assert "| entropy, D3IL | if perfectly diverse | diversity |" in header
     assert em.endswith("|  |  |")
     assert "| +0.500 ± 0.000 |" in vdd
+
+
+def test_a_row_alone_is_compared_with_none():
+    table = Table(get_task("sides"), {"EM": [record()]}, against="EM")
+    assert "minus" not in table.markdown()
+    assert "differences" not in table.caption()
 
 
 def test_published_figures_stand_beside_ours():
@@ -91,8 +106,37 @@ def test_runs_of_one_name_and_different_settings_are_not_averaged():
     other = record(seed=4, setting="c0ffee00", iterations=200)
     assert list(by_name([record(), record(seed=3)])) == ["EM"]
     assert list(by_name([short, long])) == ["EM, 100 iterations", "EM, 200 iterations"]
-    names = ["EM, 100 iterations", "EM, setting b", "EM, setting c0ffee"]
-    assert list(by_name([short, long, other])) == names
+    long_ones = [f"EM, 200 iterations, setting {setting}" for setting in ("b", "c0ffee")]
+    assert list(by_name([short, long, other])) == ["EM, 100 iterations", *long_ones]
+    same = [record(setting="a"), record(seed=3, setting="b")]
+    assert list(by_name(same)) == ["EM, setting a", "EM, setting b"]
+
+
+def test_rows_of_one_name_are_told_apart_by_what_they_learned_from():
+    few = record("NN", setting="a", n_demonstrations=40)
+    many = record("NN", setting="b", n_demonstrations=100)
+    other = record("NN", setting="c", n_demonstrations=100, demonstrations="others")
+    assert list(by_name([few, many])) == ["NN, 40 demonstrations", "NN, 100 demonstrations"]
+    assert list(by_name([few, many, other])) == [
+        "NN, 40 demonstrations, of 'sides'",
+        "NN, 100 demonstrations, of 'sides'",
+        "NN, 100 demonstrations, of 'others'",
+    ]
+
+
+def test_rows_and_the_one_compared_with_are_found_by_name_or_method(tmp_path):
+    few = record("IMC", 2, setting="a", n_demonstrations=40)
+    many = record("IMC", 3, setting="b", n_demonstrations=100)
+    kept(tmp_path, few, many, record())
+    both = ["IMC, 40 demonstrations", "IMC, 100 demonstrations"]
+    table = commands.table("sides", tmp_path, rows=["imc", "em"], against=both[1])
+    assert (list(table.rows), table.against) == ([*both, "EM"], both[1])
+    assert list(commands.table("sides", tmp_path, rows=both[:1]).rows) == both[:1]
+    expected = (
+        r"^--against must be one of 'IMC, 40 demonstrations', 'IMC, 100 demonstrations', got 'imc'"
+    )
+    with pytest.raises(ValueError, match=rf"{expected}\.$"):
+        commands.table("sides", tmp_path, against="imc")
 
 
 def test_the_table_of_a_task_is_of_one_split_and_budget(tmp_path):
@@ -179,7 +223,8 @@ def test_paths_are_kept_and_drawn(tmp_path, monkeypatch):
 
 def test_experiments_are_offered_for_the_tasks_that_have_them():
     of_all = ["table1", "table2", "table3"]
-    assert commands.available("sides") == of_all
+    assert list(commands.available("sides")) == of_all
+    assert commands.available("sides")["table3"] == MEASUREMENTS["table3"].title
     assert set(commands.available("aligning")) == {*of_all, "table5", "budgets"}
     assert set(commands.available("avoiding")) == {*EXPERIMENTS, *MEASUREMENTS} - {"budgets"}
     with pytest.raises(

@@ -267,8 +267,9 @@ def test_an_unknown_task_is_refused(forgotten):
             {"scores": (Score(), Score())},
             "scores of 'line' must have different names, got ['success', 'success'].",
         ),
-        ({"n_contexts": 0}, "n_contexts of 'line' must be at least 1, got 0."),
-        ({"n_rollouts": 0}, "n_rollouts of 'line' must be at least 1, got 0."),
+        ({"n_contexts": 0}, "n_contexts of 'line' must be an integer of at least 1, got 0."),
+        ({"n_contexts": 2.5}, "n_contexts of 'line' must be an integer of at least 1, got 2.5."),
+        ({"n_rollouts": True}, "n_rollouts of 'line' must be an integer of at least 1, got True."),
         ({"time_limit": 5}, "time_limit of 'line' needs entry_point, got None."),
     ],
 )

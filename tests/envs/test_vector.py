@@ -369,3 +369,26 @@ def test_environments_may_look_at_pictures_in_their_threads():
             seen.append(observations)
     np.testing.assert_array_equal(*seen)
     assert seen[0].min() > 0.0  # something is to be seen
+
+
+def test_rewards_and_ends_may_be_numbers_in_one_environment_and_arrays_in_another():
+    class Mixed(gymnasium.Env):
+        observation_space = action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float64)
+
+        def reset(self, *, seed=None, options=None):
+            self.is_array = seed % 2 == 0
+            return np.zeros(1), {}
+
+        def step(self, action):
+            reward, over = (np.array([1.0]), np.array(True)) if self.is_array else (0.5, False)
+            return np.zeros(1), reward, over, False, {}
+
+    gymnasium.register("skvddtest/Mixed-v0", Mixed)
+    try:
+        with EnvPool("skvddtest/Mixed-v0", 2) as pool:
+            pool.reset([0, 1], [0, 1])
+            _, rewards, terminated, truncated, _ = pool.step([0, 1], np.zeros((2, 1)))
+    finally:
+        del gymnasium.registry["skvddtest/Mixed-v0"]
+    assert (rewards.tolist(), terminated.tolist()) == ([1.0, 0.5], [True, False])
+    assert not truncated.any()

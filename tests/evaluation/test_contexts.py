@@ -1,10 +1,20 @@
 """Where rollouts start: numbers, ranges, lists and tables; the list that searches play."""
 
+import gymnasium
 import numpy as np
 import pytest
 
 from skvdd.evaluation import evaluate_policy, rollout_scorer
-from tests.evaluation.tasks import LINE, SIGNPOST, Constant, Sides, evaluate, refuses
+from tests.evaluation.tasks import (
+    LINE,
+    SIGNPOST,
+    Constant,
+    Line,
+    Sides,
+    Signpost,
+    evaluate,
+    refuses,
+)
 
 ROWS = np.zeros((6, 2))
 
@@ -47,6 +57,7 @@ def test_rollouts_are_shared_out_as_evenly_as_can_be():
         (("validation", 1), "validation", (0,), 0.025),
         (("validation", range(2, 4)), "validation", (2, 3), 0.225),
         (("train", [2]), "train", (2,), 0.25),
+        (iter([3, 1]), "test", (3, 1), 0.3),
     ],
 )
 def test_contexts_are_numbers_of_a_list(contexts, split, numbers, first):
@@ -60,6 +71,7 @@ def test_contexts_can_be_given_as_a_table():
     evaluation = play([[0.3], [-0.4]])
     np.testing.assert_allclose(starts(evaluation), [0.3, -0.4, 0.3, -0.4])
     assert (evaluation.split, evaluation.contexts) == (None, (0, 1, 0, 1))
+    np.testing.assert_array_equal(evaluation.table, [[0.3], [-0.4]])
     assert "in 2 contexts\n" in str(evaluation)
 
 
@@ -133,6 +145,17 @@ def test_a_policy_whose_context_decides_is_not_diverse():
             "contexts must be a number, numbers, or a table with one row for each of them; got "
             "shape (2, 1, 1).",
         ),
+        (
+            [[]],
+            "contexts must be a number, numbers, or a table with one row for each of them; got "
+            "shape (1, 0).",
+        ),
+        (
+            [[0.1], [0.2, 0.3]],
+            "contexts must be numbers, or a table with rows of equal length, got "
+            "[[0.1], [0.2, 0.3]].",
+        ),
+        (3 * 10**9, "n_episodes must be at least one for each of the 3000000000 contexts, got 6."),
         (8, "n_episodes must be at least one for each of the 8 contexts, got 6."),
     ],
 )
@@ -197,3 +220,41 @@ def test_a_scorer_plays_validation_contexts_unless_another_list_is_named(context
 def test_a_scorer_plays_the_contexts_of_a_table():
     scorer = rollout_scorer(SIGNPOST, 4, contexts=[[0.3], [-0.4]], metric="entropy_d3il")
     assert scorer(Sides(), ROWS) == 0.0  # one behavior in each context
+
+
+# -- environments that do not listen --------------------------------------------------------
+
+
+def test_an_environment_that_ignores_its_context_is_warned_of():
+    with pytest.warns(UserWarning, match=r"^skvddtest/Deaf-v0 starts alike in two contexts"):
+        # The Line draws its start from its seed, whatever the options say.
+        evaluate_unregistered(contexts=2)
+
+
+def evaluate_unregistered(**options):
+    env_id = "skvddtest/Deaf-v0"
+    gymnasium.register(env_id, entry_point=Line, max_episode_steps=60)
+    try:
+        return evaluate_policy(Constant([0.1]), env_id, 4, progress=False, **options)
+    finally:
+        del gymnasium.registry[env_id]
+
+
+def test_an_environment_that_ignores_its_list_is_warned_of(monkeypatch):
+    monkeypatch.setattr(Signpost, "shift", dict.fromkeys(("train", "validation", "test"), 0.0))
+    with pytest.warns(UserWarning, match=r"starts alike in the validation and the test list"):
+        play("validation")
+
+
+def test_an_environment_that_knows_no_lists_is_searched_in_its_contexts():
+    class Contexts(Signpost):
+        def reset(self, *, seed=None, options=None):
+            assert set(options or {}) <= {"context"}
+            return super().reset(seed=seed, options=options)
+
+    gymnasium.register("skvddtest/Contexts-v0", entry_point=Contexts, max_episode_steps=60)
+    try:
+        scorer = rollout_scorer("skvddtest/Contexts-v0", contexts=2)
+        assert scorer(Constant([0.1]), ROWS) == 1.0
+    finally:
+        del gymnasium.registry["skvddtest/Contexts-v0"]

@@ -14,8 +14,7 @@ from skvdd.metrics import (
     entropy_d3il,
     wilson_interval,
 )
-from skvdd.metrics.behavior import diversities, entropies
-from skvdd.metrics.intervals import jackknife_error
+from skvdd.metrics.behavior import diversity_error, entropy_error
 from skvdd.rollouts import BLOCK_SIZE
 from tests.evaluation.tasks import Constant, Line, RandomWalk, evaluate
 
@@ -81,8 +80,8 @@ def test_the_table_is_aligned():
     assert str(evaluation) == (
         "skvddtest/Line-v0, 20 episodes\n"
         "  success rate     1.000  95 % in [0.839, 1.000]\n"
-        "  entropy, D3IL    0.000  95 % in [0.000, 0.000], 0.963 if perfectly diverse\n"
-        "  diversity        0.000  95 % in [0.000, 0.000], 1 if all equally frequent\n"
+        "  entropy, D3IL    0.000  95 % in [0.000, 0.100], 0.963 if perfectly diverse\n"
+        "  diversity        0.000  no interval, 1 if all equally frequent\n"
         "  behaviors            1  of 2\n"
         "  mean return      1.000\n"
         "  mean length        5.0  actions"
@@ -138,15 +137,23 @@ def test_the_numbers_are_those_of_the_metrics():
 
 
 def test_rates_of_contexts_have_a_bootstrap_interval():
-    found = report([1, 1, 0, 1, 0, 0], ["a"] * 6, [0, 0, 1, 1, 2, 2])
-    np.testing.assert_array_equal(found.success_rates, [1.0, 0.5, 0.0])
-    assert found.success_interval == bootstrap_interval([1.0, 0.5, 0.0])
+    contexts = np.repeat(range(5), 2).tolist()
+    found = report([1, 1, 0, 1, 0, 0, 1, 1, 0, 1], ["a"] * 10, contexts)
+    np.testing.assert_array_equal(found.success_rates, [1.0, 0.5, 0.0, 1.0, 0.5])
+    assert found.success_interval == bootstrap_interval([1.0, 0.5, 0.0, 1.0, 0.5])
 
 
-@pytest.mark.parametrize(("success", "n_success"), [(1, 3), (0, 0)])
+@pytest.mark.parametrize(("success", "n_success"), [(1, 5), (0, 0)])
 def test_equal_rates_of_contexts_have_the_interval_of_as_many_trials(success, n_success):
-    found = report([success] * 6, ["a"] * 6, [0, 0, 1, 1, 2, 2])
-    assert found.success_interval == wilson_interval(n_success, 3)
+    found = report([success] * 10, ["a"] * 10, np.repeat(range(5), 2).tolist())
+    assert found.success_interval == wilson_interval(n_success, 5)
+
+
+def test_fewer_than_five_contexts_have_no_interval():
+    found = report([1, 1, 0, 1, 1, 1, 0, 0], list("abababab"), np.repeat(range(4), 2).tolist())
+    for interval in (found.success_interval, found.entropy_interval, found.diversity_interval):
+        assert np.isnan(interval).all()
+    assert ("success rate", "0.625", "no interval") in found.rows()
 
 
 def test_a_rate_without_contexts_has_the_interval_of_wilson():
@@ -154,15 +161,15 @@ def test_a_rate_without_contexts_has_the_interval_of_wilson():
 
 
 def test_diversities_of_contexts_have_a_bootstrap_interval():
-    found = report([1] * 8, list("abaaabbb"), [0, 0, 1, 1, 2, 2, 3, 3])
+    found = report([1] * 10, list("abaaabbbba"), np.repeat(range(5), 2).tolist())
     assert found.diversity_interval == bootstrap_interval(found.diversities)
     assert found.entropy_interval == bootstrap_interval(found.entropies)
 
 
-def test_diversities_without_contexts_have_the_interval_of_the_jackknife():
+def test_diversities_without_contexts_have_an_interval_of_two_standard_errors():
     found = report([1] * 12, "aaaaaaabbbcc")
-    for name, statistic in (("diversity", diversities), ("entropy", entropies)):
-        error = jackknife_error([7, 3, 2], lambda c, f=statistic: float(f(c[None], 3)[0]))
+    for name, error_of in (("diversity", diversity_error), ("entropy", entropy_error)):
+        error = error_of(np.array([7, 3, 2]), 3)
         value = found.diversity if name == "diversity" else found.entropy_d3il
         low, high = getattr(found, f"{name}_interval")
         most = 1.0 if name == "entropy" else np.inf

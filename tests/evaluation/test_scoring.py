@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skvdd import VDDDistiller
+from skvdd.envs import TaskSpec, register_task, spec
 from skvdd.evaluation import (
     rollout_scorer,
 )
@@ -210,3 +211,19 @@ def test_models_are_selected_by_the_number_of_the_task():
 
 def test_a_scorer_takes_the_name_of_a_task():
     assert rollout_scorer("line", 5)(Constant([0.1]), ROWS) == 1.0
+
+
+def test_a_scorer_plays_by_the_rules_it_is_given():
+    scorer = rollout_scorer(LINE, 5, max_episode_steps=2)
+    assert scorer(Constant([0.1]), ROWS) == 0.0  # cut before it gets there
+    assert rollout_scorer(LINE, 5)(Constant([0.1]), ROWS) == 1.0
+
+
+def test_a_scorer_of_a_task_with_a_function_of_a_script_can_be_pickled():
+    task = TaskSpec("scripted", "skvddtest/Indifferent-v0", selection=lambda evaluation: 7.0)
+    register_task(task)
+    try:
+        scorer = rollout_scorer("scripted", 5, metric="selection")
+        assert pickle.loads(pickle.dumps(scorer))(Constant([0.1]), ROWS) == 7.0
+    finally:
+        del spec._TASKS["scripted"]

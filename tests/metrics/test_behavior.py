@@ -9,7 +9,15 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 
 from skvdd.metrics import behavior_diversity, count_behaviors, entropy_ceiling, entropy_d3il
-from skvdd.metrics.behavior import divergence_by_chance, divergences
+from skvdd.metrics.behavior import (
+    divergence_by_chance,
+    divergence_error,
+    divergences,
+    diversities,
+    diversity_error,
+    entropies,
+    entropy_error,
+)
 
 
 def refuses(message):
@@ -179,3 +187,52 @@ def test_all_refuse_what_has_no_meaning(function):
         "behaviors. Mark failed rollouts with None."
     ):
         function(["a", "b", "c"], 2)
+
+
+# -- standard errors, where all episodes start alike ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statistic", "error"), [(diversities, diversity_error), (entropies, entropy_error)]
+)
+@pytest.mark.parametrize(
+    "shares", [(0.8, 0.2), (0.5, 0.3, 0.1, 0.1), tuple(np.arange(1, 25) / 300)]
+)
+def test_standard_errors_are_the_spread_of_the_estimate(statistic, error, shares):
+    base = len(shares)
+    counts = np.random.default_rng(0).multinomial(190, shares, size=400)
+    spread = np.std([statistic(row[None], base)[0] for row in counts])
+    # The spread of 400 values is known to 4 %; errors are on the large side with many behaviors.
+    assert 0.85 < np.mean([error(row, base) for row in counts]) / spread < 1.4
+
+
+@pytest.mark.parametrize(
+    ("statistic", "error"), [(diversities, diversity_error), (entropies, entropy_error)]
+)
+@pytest.mark.parametrize("n", [8, 16, 190])
+def test_equally_frequent_behaviors_have_an_error_that_covers(statistic, error, n):
+    # Here the first-order term vanishes: the jackknife would say that nothing is uncertain.
+    counts = np.random.default_rng(0).multinomial(n, [0.5, 0.5], size=400)
+    truth = {diversities: 1.0, entropies: np.mean([entropies(c[None], 2)[0] for c in counts])}
+    hits = [
+        abs(statistic(row[None], 2)[0] - truth[statistic]) <= 1.96 * error(row, 2) for row in counts
+    ]
+    assert np.mean(hits) > 0.93
+
+
+def test_too_few_successes_have_no_error():
+    assert isnan(diversity_error(np.array([1, 0]), 2))
+    assert isnan(diversity_error(np.array([9, 0]), 2))  # how rare the other is, nobody has seen
+    assert isnan(entropy_error(np.array([0, 1]), 2))
+    assert isnan(divergence_error(np.array([0, 0]), np.array([1, 2])))
+
+
+def test_the_error_of_a_divergence_is_its_spread():
+    rng = np.random.default_rng(0)
+    one, other = (
+        rng.multinomial(60, [0.7, 0.2, 0.1], 300),
+        rng.multinomial(60, [0.2, 0.2, 0.6], 300),
+    )
+    spread = divergences(one, other).std()
+    errors = [divergence_error(a, b) for a, b in zip(one[:60], other[:60], strict=True)]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.15)

@@ -8,8 +8,7 @@ import pytest
 from scipy.stats import binomtest, bootstrap
 
 from skvdd.metrics import bootstrap_interval, wilson_interval
-from skvdd.metrics.behavior import diversities, entropies
-from skvdd.metrics.intervals import jackknife_error, standard_error
+from skvdd.metrics.intervals import standard_error
 
 
 def refuses(message):
@@ -61,10 +60,15 @@ def test_the_bootstrap_agrees_with_scipy():
 
 
 def test_the_bootstrap_leaves_out_what_has_no_value():
-    values = [0.2, np.nan, 0.8, 0.5, np.nan]
-    assert bootstrap_interval(values) == bootstrap_interval([0.2, 0.8, 0.5])
-    assert all(map(isnan, bootstrap_interval([0.5, np.nan])))
-    assert all(map(isnan, bootstrap_interval([])))
+    values = [0.2, np.nan, 0.8, 0.5, np.nan, 0.1, 0.3]
+    assert bootstrap_interval(values) == bootstrap_interval([0.2, 0.8, 0.5, 0.1, 0.3])
+
+
+@pytest.mark.parametrize(
+    "values", [[], [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4, np.nan], [1.0] * 9]
+)
+def test_too_few_values_and_equal_ones_have_no_interval(values):
+    assert all(map(isnan, bootstrap_interval(values)))
 
 
 @pytest.mark.parametrize(("n", "least"), [(6, 0.87), (30, 0.90)])
@@ -81,40 +85,3 @@ def test_the_bootstrap_covers_the_mean_about_as_often_as_it_says(n, least):
 def test_standard_errors():
     assert standard_error([1.0, 3.0, np.nan]) == pytest.approx(1.0)  # sqrt(2) / sqrt(2)
     assert isnan(standard_error([1.0]))
-
-
-# -- over successes -------------------------------------------------------------------------
-
-
-def test_the_jackknife_of_a_mean_is_its_standard_error():
-    # The share of the first of two behaviors is a mean of zeros and ones.
-    def share(counts):
-        return counts[0] / counts.sum()
-
-    sample = [1.0] * 7 + [0.0] * 5
-    assert jackknife_error([7, 5], share) == pytest.approx(standard_error(sample))
-
-
-def test_the_jackknife_leaves_out_one_success_after_the_other():
-    def entropy(counts):
-        return float(entropies(counts[None], 3)[0])
-
-    sample = [0, 0, 0, 1, 1, 2]
-    without = [entropy(np.bincount(sample[:i] + sample[i + 1 :], minlength=3)) for i in range(6)]
-    expected = np.sqrt(5 / 6 * np.sum((np.array(without) - np.mean(without)) ** 2))
-    assert jackknife_error([3, 2, 1], entropy) == pytest.approx(expected)
-    assert isnan(jackknife_error([1, 0, 0], entropy))
-
-
-@pytest.mark.parametrize("statistic", [diversities, lambda counts, base: entropies(counts, base)])
-def test_the_jackknife_is_the_spread_of_the_estimate(statistic):
-    rng = np.random.default_rng(0)
-    shares = rng.dirichlet(np.ones(24))
-    found = np.array(
-        [
-            (statistic(c[None], 24)[0], jackknife_error(c, lambda x: statistic(x[None], 24)[0]))
-            for c in rng.multinomial(190, shares, size=300)
-        ]
-    )
-    # The spread of 300 values is known to 4 %; the jackknife errs on the large side.
-    assert 0.85 < found[:, 1].mean() / found[:, 0].std() < 1.25

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skvdd.envs import Score
-from skvdd.rollouts.verdicts import Verdict
+from skvdd.envs.verdicts import Verdict
 from tests.rollouts.scenes import refuses
 
 TRUE = (True, np.True_, 1, 1.0, np.float32(1.0), np.array(True), np.array([1]))
@@ -75,3 +75,23 @@ def test_keys_are_those_of_the_score():
     success, behavior = hear(info, success_key="stacked", behavior_key="order")
     assert (success, behavior) == (False, 5)
     assert type(behavior) is int
+
+
+@pytest.mark.parametrize(
+    ("told", "behavior"),
+    [(np.array(1), 1), (np.array([1]), 1), (1.0, 1), (np.str_("a"), "a"), (np.int8(1), 1)],
+)
+def test_a_behavior_of_another_type_is_meant_as_a_number_or_a_text(told, behavior):
+    verdict = Verdict(Score(behaviors={1: "one", "a": "A"}))
+    verdict.hear({"success": True, "behavior": told})
+    assert verdict.behavior == behavior
+    assert type(verdict.behavior) in (int, str)
+
+
+@pytest.mark.parametrize("told", [(1, 2), {}, [1], float("nan"), np.zeros(2)])
+def test_what_is_no_behavior_is_refused_where_behaviors_count(told):
+    with pytest.raises(ValueError, match=r"^'behavior' must be a text, an integer or None, got "):
+        Verdict(Score(behaviors={0: "a", 1: "b"})).hear({"success": True, "behavior": told})
+    verdict = Verdict(Score())
+    verdict.hear({"success": True, "behavior": told})
+    assert (verdict.success, verdict.behavior) == (True, None)

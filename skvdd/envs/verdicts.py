@@ -22,8 +22,8 @@ class Verdict:
     Examples
     --------
     >>> from skvdd.envs import Score
-    >>> from skvdd.rollouts.verdicts import Verdict
-    >>> verdict = Verdict(Score(when="any"))
+    >>> from skvdd.envs.verdicts import Verdict
+    >>> verdict = Verdict(Score(behaviors={"left": "l", "right": "r"}, when="any"))
     >>> for info in {"success": False}, {"success": True, "behavior": "left"}, {"success": 0.0}:
     ...     verdict.hear(info)
     >>> verdict.success, verdict.behavior
@@ -49,12 +49,13 @@ class Verdict:
         Raises
         ------
         ValueError
-            If it tells a success that is neither true nor false.
+            If it tells a success that is neither true nor false, or a behavior that is no text,
+            integer or None.
         """
         score = self.score
         settled = score.when == "any" and self.success is True
         if score.behavior_key in info and not (settled and self.behavior is not None):
-            self.behavior = _plain(info[score.behavior_key])
+            self.behavior = _plain(info[score.behavior_key], score)
         if score.success_key in info:
             told = _truth(score.success_key, info[score.success_key])
             self.success = told or settled
@@ -68,5 +69,14 @@ def _truth(key: str, value: Any) -> bool:
     return bool(array.item())
 
 
-def _plain(behavior: Any) -> Behavior:
-    return behavior.item() if isinstance(behavior, np.generic) else behavior
+def _plain(told: Any, score: Score) -> Behavior:
+    """Return a behavior as Python has it; NumPy's texts, and whole numbers, are meant as such."""
+    one = isinstance(told, np.generic | np.ndarray) and told.size == 1
+    plain = told.item() if one else told
+    if isinstance(plain, float) and plain.is_integer():
+        plain = int(plain)
+    if plain is None or isinstance(plain, str | int):
+        return plain
+    if not score.behaviors:  # something else that has this name
+        return None
+    raise ValueError(f"{score.behavior_key!r} must be a text, an integer or None, got {told!r}")
