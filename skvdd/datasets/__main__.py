@@ -2,11 +2,16 @@
 
     python -m skvdd.datasets pushing --n-episodes 132 --output pushing.npz
 
-makes the set of a task that comes with the library.
+makes the set of a task that comes with the library, and
+
+    python -m skvdd.datasets pillar --import my_tasks --n-episodes 50 --output pillar.npz
+
+one of a task that the module ``my_tasks`` registers.
 """
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -14,9 +19,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from skvdd.datasets.experts.recording import SEED, record
     from skvdd.envs import get_task, task_names
 
+    modules = argparse.ArgumentParser(add_help=False)
+    modules.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module that registers tasks of your own; may be repeated",
+    )
+    named, _ = modules.parse_known_args(arguments)
+    for module in named.modules:
+        import_module(module)
     sets = [name for task in task_names() for name in get_task(task).demonstrators]
     parser = argparse.ArgumentParser(
-        prog="python -m skvdd.datasets", description="Record scripted demonstrations."
+        prog="python -m skvdd.datasets",
+        description="Record scripted demonstrations.",
+        parents=[modules],
     )
     parser.add_argument("task", choices=sorted(sets), help="the task, or one of its sets")
     parser.add_argument("--output", required=True, help="the .npz file to write")

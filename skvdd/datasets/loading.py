@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -92,7 +94,7 @@ def load_demonstrations(
             f"n_episodes must be an integer of at least 1, or None, got {n_episodes!r}."
         )
     task, set_name = find_set(set_name)
-    embedded = _embedded(set_name)
+    embedded = _embedded(task, set_name)
     if n_episodes is None:
         if embedded is None:
             raise ValueError(
@@ -126,13 +128,21 @@ def cache_directory() -> Path:
     return Path(chosen) if chosen else user_cache_path("skvdd", appauthor=False)
 
 
-def _embedded(set_name: str) -> Demonstrations | None:
-    """Return the set that comes with the library, None where there is none."""
+def _embedded(task: TaskSpec, set_name: str) -> Demonstrations | None:
+    """Return the set that comes with the library, None where there is none of this task."""
     file = files("skvdd.datasets") / "data" / f"{set_name}.npz"
     if not file.is_file():
         return None
     with as_file(file) as path:
-        return Demonstrations.load(path)
+        embedded = Demonstrations.load(path)
+    return embedded if _is_of(task, set_name, embedded) else None
+
+
+def _is_of(task: TaskSpec, set_name: str, demonstrations: Demonstrations) -> bool:
+    """Say whether this version of a task's demonstrator recorded a set."""
+    told = demonstrations.metadata
+    recorded = (told.get("environment"), told.get("version", 1))
+    return recorded == (task.env_id, task.demonstrator(set_name).version)
 
 
 # ---------------------------------------------------------------------------------------
@@ -148,23 +158,32 @@ def _kept_or_recorded(
     n_jobs: int | None,
 ) -> Demonstrations:
     """Return the beginning of a set that grows in the cache; record what it lacks."""
-    path = _path(task, set_name)
+    path = _path(task, set_name, is_own=embedded is not None)
     with suppress(OSError, ValueError):  # a file that has enough is not waited for
         whole = Demonstrations.load(path)
-        if len(whole) >= n_episodes:
+        if len(whole) >= n_episodes and _is_of(task, set_name, whole):
             return whole[:n_episodes]
     with _locked(path) as is_locked:
         kept = _kept(path)  # looked at again: another process may have recorded more
+        target = path if is_locked else None
+        if kept is not None and not _is_of(task, set_name, kept):
+            _warn_of_loss(path, f"{path.name} is of another environment or version")
+            kept = target = None
         episodes = list(max(kept or (), embedded or (), key=len))
-        whole = _grow(task, set_name, episodes, n_episodes, n_jobs, path if is_locked else None)
+        whole = _grow(task, set_name, episodes, n_episodes, n_jobs, target)
     return whole[:n_episodes]
 
 
-def _path(task: TaskSpec, set_name: str) -> Path:
-    """Return where a set is kept; another version or simulator makes other episodes."""
+def _path(task: TaskSpec, set_name: str, is_own: bool) -> Path:
+    """Return where a set is kept; another version or simulator makes other episodes.
+
+    Names of sets are the library's own only where a beginning comes with it. All others may be
+    given to several environments.
+    """
     mujoco = ".".join(version("mujoco").split(".")[:2])
     demonstrator = task.demonstrator(set_name)
-    return cache_directory() / f"{set_name}-v{demonstrator.version}-mujoco{mujoco}.npz"
+    name = set_name if is_own else f"{set_name}-{sha256(task.env_id.encode()).hexdigest()[:8]}"
+    return cache_directory() / f"{name}-v{demonstrator.version}-mujoco{mujoco}.npz"
 
 
 def _kept(path: Path) -> Demonstrations | None:
@@ -184,8 +203,11 @@ def _locked(path: Path) -> Iterator[bool]:
     lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
+        # Where no file can be made, the lock might take that for another process's hold and wait.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        lock.acquire()  # however long another process records
+    except (OSError, NotImplementedError) as error:  # the second: locks are not supported
         _warn_of_loss(path, error)
         yield False
         return
@@ -208,12 +230,17 @@ def _grow(
 
     metadata = metadata_of(task, set_name)
     numbers = range(len(episodes), n_episodes)
-    for episode in recorded_episodes(task, set_name, numbers, n_jobs=n_jobs):
-        episodes.append(episode)
-        is_due = len(episodes) % PORTION == 0 or len(episodes) == n_episodes
-        if path is not None and is_due:
-            grown = Demonstrations(tuple(episodes), set_name, metadata)
-            path = path if _keep(grown, path) else None
+    n_kept = len(episodes)
+    try:
+        for episode in recorded_episodes(task, set_name, numbers, n_jobs=n_jobs):
+            episodes.append(episode)
+            if path is not None and len(episodes) % PORTION == 0:
+                n_kept = len(episodes)
+                grown = Demonstrations(tuple(episodes), set_name, metadata)
+                path = path if _keep(grown, path) else None
+    finally:  # an interrupt and an error lose nothing either
+        if path is not None and len(episodes) > n_kept:
+            _keep(Demonstrations(tuple(episodes), set_name, metadata), path)
     return Demonstrations(tuple(episodes), set_name, metadata)
 
 
@@ -227,7 +254,7 @@ def _keep(demonstrations: Demonstrations, path: Path) -> bool:
     return True
 
 
-def _warn_of_loss(path: Path, error: OSError) -> None:
+def _warn_of_loss(path: Path, error: Exception | str) -> None:
     """Warn that a recording is not kept."""
     warnings.warn(
         f"demonstrations cannot be kept in {path.parent} ({error}); they will be recorded anew "

@@ -1,5 +1,6 @@
-"""A task of one's own that needs no simulator: walk along a line, to its left or right end."""
+"""Tasks of one's own that need no simulator: walk along a line, to its left or right end."""
 
+import builtins
 import os
 import time
 from pathlib import Path
@@ -36,6 +37,27 @@ class Line(gymnasium.Env):
         return {"success": over, "behavior": ("left", "right")[self._place > 0] if over else None}
 
 
+class Reuser(gymnasium.Env):
+    """Count three steps, in the same arrays again and again, and spoil the actions."""
+
+    observation_space = Line.observation_space
+
+    def __init__(self, dtype):
+        self.action_space = Box(-9, 9, (1,), dtype)
+        self._place, self._goal = np.zeros(1), np.full(1, 5.0, np.float32)
+        self.played = []
+
+    def reset(self, *, seed=None, options=None):
+        return self._place, {"goal": self._goal}
+
+    def step(self, action):
+        self.played.append((action.item(), action.dtype))
+        action[0] = 0
+        self._place += 1.0
+        self._goal += 1.0
+        return self._place, 0.0, self._place[0] == 3.0, False, {"success": True}
+
+
 def make_actor(task, behavior, rng):
     """Walk to one end, in steps of a drawn length."""
     step = rng.uniform(0.3, 0.4) * (1 if behavior == "right" else -1)
@@ -43,13 +65,13 @@ def make_actor(task, behavior, rng):
 
 
 def plan(number, random_state):
-    """Take turns, tell the log which episode is recorded, and be interrupted when asked to."""
+    """Take turns, tell the log which episode is recorded, and stop with an error when asked to."""
     if "LINE_LOG" in os.environ:
         time.sleep(0.01)
         with open(os.environ["LINE_LOG"], "a") as log:
             log.write(f"{number}\n")
     if os.environ.get("LINE_STOP") == str(number):
-        raise KeyboardInterrupt
+        raise getattr(builtins, os.environ["LINE_ERROR"])
     return ("left", "right")[number % 2], (random_state, number)
 
 

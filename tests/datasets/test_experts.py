@@ -16,7 +16,7 @@ from skvdd.datasets.experts import recording
 from skvdd.datasets.experts.avoiding import ROUND, plan_evenly, plan_long_tail
 from skvdd.datasets.experts.recording import Demonstrator, demonstrate, record
 from skvdd.envs import Score, TaskSpec, get_task, task_names
-from tests.datasets.line import LINE, Line
+from tests.datasets.line import LINE, Line, Reuser
 
 SETS = [name for task in task_names() for name in get_task(task).demonstrators]
 IN_CONTEXTS = [name for name in SETS if get_task(name).n_contexts is not None]
@@ -96,9 +96,9 @@ def attempts(monkeypatch):
 
     def attempt(demonstrator, env, behavior, rng, *, options, seed, score):
         made.append((behavior, options, seed, rng.integers(2**62)))
-        return Episode(np.zeros((1, 1)), np.zeros((1, 1)), behavior)
+        return Episode(np.zeros((1, 1)), np.zeros((1, 1)), behavior), False
 
-    monkeypatch.setattr(recording, "demonstrate", attempt)
+    monkeypatch.setattr(recording, "_attempt", attempt)
     return made
 
 
@@ -239,9 +239,9 @@ def test_after_five_failures_the_context_is_drawn_anew(monkeypatch):
 
     def attempt(demonstrator, env, behavior, rng, *, options, seed, score):
         tried.append((options, env.reset(seed=seed, options=options)[0].item()))
-        return Episode(*np.zeros((2, 1, 1)), behavior) if len(tried) == 7 else None
+        return Episode(*np.zeros((2, 1, 1)), behavior) if len(tried) == 7 else None, False
 
-    monkeypatch.setattr(recording, "demonstrate", attempt)
+    monkeypatch.setattr(recording, "_attempt", attempt)
     demos = record(line(walker()), 3, first=2, n_jobs=1, progress=False)
     assert demos[0].metadata == {"context": None, "attempts": 7}
     listed = {"context": 1, "split": "train"}
@@ -283,9 +283,13 @@ def test_states_are_recorded_as_precisely_as_wanted(dtype, expected):
 
 
 class Bell(gymnasium.Env):
-    """Tells a success in the second of four steps, under other names."""
+    """Tells a success in the second of some steps, under other names."""
 
     observation_space = action_space = Line.observation_space
+
+    def __init__(self, third=None, n_steps=4):
+        self._third = {"rung": False} if third is None else third
+        self._last = n_steps
 
     def reset(self, *, seed=None, options=None):
         self._n_steps = 0
@@ -293,16 +297,78 @@ class Bell(gymnasium.Env):
 
     def step(self, action):
         self._n_steps += 1
-        info = {2: {"rung": True, "side": "left"}, 3: {"rung": False}}.get(self._n_steps, {})
-        return np.zeros(1), 0.0, self._n_steps == 4, False, info
+        info = {2: {"rung": True, "side": "left"}, 3: self._third}.get(self._n_steps, {})
+        return np.zeros(1), 0.0, self._n_steps == self._last, False, info
+
+
+def ring(behavior, when, **options):
+    """Try to show a behavior of the bell."""
+    score = Score(success_key="rung", behavior_key="side", when=when)
+    rng = np.random.default_rng(0)
+    return demonstrate(walker(), Bell(**options), behavior, rng, score=score)
 
 
 @pytest.mark.parametrize(("when", "solved"), [("any", True), ("last", False)])
 def test_a_score_says_when_and_under_which_name_success_counts(when, solved):
-    score = Score(success_key="rung", behavior_key="side", when=when)
-    rng = np.random.default_rng(0)
-    episode = demonstrate(walker(), Bell(), "left", rng, score=score)
-    assert (episode is not None) == solved
+    assert (ring("left", when) is not None) == solved
+
+
+@pytest.mark.parametrize(("when", "shown"), [("any", "left"), ("last", "right")])
+def test_a_score_says_which_of_two_behaviors_counts(when, shown):
+    third = {"rung": True, "side": "right"}
+    for behavior in ("left", "right"):
+        episode = ring(behavior, when, third=third)
+        assert (episode is not None) == (behavior == shown)
+
+
+@pytest.mark.parametrize("when", ["any", "last"])
+def test_success_that_is_neither_true_nor_false_is_refused(when):
+    message = "'rung' must be true or false, got nan in step 2 of a demonstration."
+    with refused(message, ValueError):
+        ring("left", when, third={"rung": np.nan})
+
+
+def test_an_endless_attempt_is_cut(monkeypatch):
+    monkeypatch.setattr(recording, "LONGEST", 7)
+    assert len(ring("left", "any", n_steps=7)) == 7
+    assert ring("left", "any", n_steps=8) is None
+
+
+def test_attempts_that_were_cut_are_told(monkeypatch):
+    monkeypatch.setattr(recording, "LONGEST", 7)
+    del gymnasium.registry["Line-v0"]
+    gymnasium.register("Line-v0", entry_point=Line)  # without a limit
+    slow = walker(lambda rng: rng.choice([0.0, 0.5], p=[0.9, 0.1]))
+    with refused(
+        "'line' was not solved in behavior 'left' in 100 attempts, 88 of them cut after 7 actions. "
+        "Infos must tell 'success' and 'behavior', as the task's Score has them, and the "
+        "demonstrator reach them. max_length of the Demonstrator says after how many actions.",
+        RuntimeError,
+    ):
+        record(line(slow), 1, n_jobs=1, progress=False)
+
+
+def test_an_environment_with_a_limit_of_its_own_is_not_cut(monkeypatch):
+    monkeypatch.setattr(recording, "LONGEST", 2)
+    (episode,) = record(line(walker(lambda rng: -0.1)), 1, n_jobs=1, progress=False)
+    assert len(episode) > 2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8])
+def test_arrays_that_are_used_again_are_recorded_as_they_were(dtype):
+    own = np.zeros(1, np.float32)
+
+    def make_actor(task, behavior, rng):
+        return lambda observation: np.multiply(2.9, observation + 1.0, out=own, casting="unsafe")
+
+    actor = Demonstrator(make_actor, version=1, description="uses its array again")
+    env = Reuser(dtype)
+    episode = demonstrate(actor, env, None, np.random.default_rng(0))
+    assert episode.states.tolist() == [[0.0], [1.0], [2.0]]
+    np.testing.assert_array_equal(episode.actions, np.float32([[2.9], [5.8], [8.7]]))
+    assert episode.goals.tolist() == [[5.0], [5.0], [5.0]]
+    played = [3, 6, 9] if dtype == np.int8 else episode.actions[:, 0].astype(dtype).tolist()
+    assert env.played == [(value, np.dtype(dtype)) for value in played]
 
 
 def test_a_task_of_ones_own_is_recorded_in_other_processes():

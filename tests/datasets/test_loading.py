@@ -1,8 +1,11 @@
 """Sets that are recorded on first use: kept, told apart, never recorded twice and never lost."""
 
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from tests.datasets.line import LINE
 
 REPOSITORY = Path(__file__).parents[2]
 MUJOCO = ".".join(version("mujoco").split(".")[:2])
+FILE = f"line-{sha256(b'Line-v0').hexdigest()[:8]}-v4-mujoco{MUJOCO}.npz"
 SETS = [name for task in task_names() for name in get_task(task).demonstrators]
 
 
@@ -44,6 +48,10 @@ def line(monkeypatch, tmp_path):
 
 def load(n_episodes):
     return load_demonstrations("line", n_episodes, n_jobs=1)
+
+
+def kept_in(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".npz")
 
 
 def assert_same(one, other):
@@ -126,8 +134,7 @@ def test_nothing_is_recorded_twice(folder, line):
     assert_same(six[:4], four)
     assert_same(load(6), six)
     assert line() == [0, 1, 2, 3, 4, 5]
-    kept = [path.name for path in folder.iterdir() if path.suffix == ".npz"]
-    assert kept == [f"line-v4-mujoco{MUJOCO}.npz"]
+    assert kept_in(folder) == [FILE]
 
 
 def test_a_longer_set_begins_with_what_comes_along(folder, monkeypatch):
@@ -136,19 +143,92 @@ def test_a_longer_set_begins_with_what_comes_along(folder, monkeypatch):
     assert_same(longer[:96], embedded)
     assert longer.behaviors[96:] == longer.behaviors[:2]
     assert len(longer[96]) != len(longer[0]) or (longer[96].actions != longer[0].actions).any()
+    assert kept_in(folder) == [f"avoiding-v1-mujoco{MUJOCO}.npz"]
     monkeypatch.setattr(loading, "_grow", None)
     assert_same(load_demonstrations("avoiding", 97), longer[:97])
 
 
-def test_an_interrupted_recording_loses_little(line, monkeypatch):
-    monkeypatch.setattr(loading, "PORTION", 2)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_recording_loses_nothing(line, monkeypatch, error):
     monkeypatch.setattr(recording, "CHUNK", 1)
     monkeypatch.setenv("LINE_STOP", "5")
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setenv("LINE_ERROR", error.__name__)
+    with pytest.raises(error):
         load(8)
     monkeypatch.delenv("LINE_STOP")
     load(6)
-    assert line() == [0, 1, 2, 3, 4, 5, 4, 5]
+    assert line() == [0, 1, 2, 3, 4, 5, 5]
+
+
+def test_a_recording_is_kept_as_it_comes(line, monkeypatch):
+    monkeypatch.setattr(loading, "PORTION", 2)
+    monkeypatch.setattr(recording, "CHUNK", 1)
+    lengths, save = [], Demonstrations.save
+    monkeypatch.setattr(
+        Demonstrations, "save", lambda self, path: lengths.append(len(self)) or save(self, path)
+    )
+    load(5)
+    assert lengths == [2, 4, 5]
+
+
+# -- sets of the same name --------------------------------------------------------------------
+
+
+def test_environments_do_not_share_what_is_kept(folder, line):
+    four = load(4)
+    try:
+        register_task(replace(LINE, env_id="Other-v0"))
+        other = load(4)
+        assert other.metadata["environment"] == "Other-v0"
+        assert line() == 2 * [0, 1, 2, 3]
+        spec._TASKS["line"] = LINE
+        assert_same(load(4), four)
+        assert line() == 2 * [0, 1, 2, 3]
+    finally:
+        gymnasium.registry.pop("Other-v0", None)
+    assert len(kept_in(folder)) == 2
+    assert FILE in kept_in(folder)
+
+
+def test_versions_do_not_share_what_is_kept(line):
+    load(2)
+    changed = replace(LINE.demonstrators["line"], version=5)
+    spec._TASKS["line"] = replace(LINE, demonstrators={"line": changed})
+    assert load(2).metadata["version"] == 5
+    assert line() == 2 * [0, 1]
+
+
+@pytest.mark.parametrize("change", [{"environment": "Other-v0"}, {"version": 3}])
+def test_a_file_of_another_environment_is_neither_used_nor_replaced(folder, line, change):
+    four = load(4)
+    foreign = Demonstrations(four.episodes, "line", four.metadata | change)
+    foreign.save(folder / FILE)
+    with pytest.warns(
+        UserWarning,
+        match=rf"\({re.escape(FILE)} is of another environment or version\); they will be recorded "
+        "anew",
+    ) as warned:
+        assert load(3).metadata == four.metadata
+    assert len(warned) == 1
+    assert line() == [0, 1, 2, 3, 0, 1, 2]
+    assert Demonstrations.load(folder / FILE).metadata == foreign.metadata
+
+
+def test_what_comes_along_is_of_its_environment_only(folder, line):
+    ours = replace(LINE, name="pushing", demonstrators={"pushing": LINE.demonstrators["line"]})
+    del spec._TASKS["line"]
+    spec._TASKS["pushing"] = ours
+    with refused(
+        "n_episodes must be an integer for 'pushing', of which nothing comes with the library, "
+        "got None."
+    ):
+        load_demonstrations("pushing")
+    demos = load_demonstrations("pushing", 3, n_jobs=1)
+    assert demos.behaviors == ("left", "right", "left")
+    assert kept_in(folder) == [FILE.replace("line", "pushing")]
+
+
+# -- several processes, and mishaps -----------------------------------------------------------
 
 
 def test_two_processes_at_once_record_each_episode_once(tmp_path, line):
@@ -170,7 +250,7 @@ def test_two_processes_at_once_record_each_episode_once(tmp_path, line):
 
 def test_a_damaged_file_is_recorded_anew(folder, line):
     four = load(4)
-    path = folder / f"line-v4-mujoco{MUJOCO}.npz"
+    path = folder / FILE
     path.write_bytes(path.read_bytes()[:500])
     with pytest.warns(UserWarning, match=r"is damaged.*\. It is recorded anew\.$"):
         assert_same(load(4), four)
@@ -186,6 +266,38 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, 
         match=r"demonstrations cannot be kept in .*; they will be recorded anew the next time\. "
         r"SKVDD_CACHE names another directory\.$",
     ):
+        assert len(load(3)) == 3
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="has no such folder")
+def test_a_lock_that_cannot_be_made_is_not_waited_for(line):
+    program = (
+        "from tests.datasets.line import LINE; from skvdd.envs import register_task; "
+        "from skvdd.datasets import load_demonstrations; register_task(LINE); "
+        "print(len(load_demonstrations('line', 3, n_jobs=1)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=os.environ | {"SKVDD_CACHE": "/proc"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "3\n"
+    assert "UserWarning: demonstrations cannot be kept in /proc (" in done.stderr
+
+
+def test_locks_that_are_not_supported_cost_a_warning(monkeypatch, line):
+    class Unsupported:
+        def __init__(self, path):
+            pass
+
+        def acquire(self):
+            raise NotImplementedError("no locks here")
+
+    monkeypatch.setattr(loading, "FileLock", Unsupported)
+    with pytest.warns(UserWarning, match=r"cannot be kept in .* \(no locks here\)"):
         assert len(load(3)) == 3
 
 
@@ -221,3 +333,31 @@ def test_the_command_writes_a_set(tmp_path, capsys):
     assert other.behaviors == two.behaviors
     assert other.metadata["random_state"] == 5
     assert len(other[0]) != len(two[0]) or (other[0].actions != two[0].actions).any()
+
+
+MODULE = """
+from dataclasses import replace
+from skvdd.envs import register_task
+from tests.datasets.line import LINE
+register_task(replace(LINE, name="road", demonstrators={"road": LINE.demonstrators["line"]}))
+"""
+
+
+def test_the_command_imports_what_registers_a_task(tmp_path, monkeypatch, line, capsys):
+    del spec._TASKS["line"]
+    del gymnasium.registry["Line-v0"]
+    (tmp_path / "road_task.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "road.npz"
+    options = ["road", "--n-episodes=3", f"--output={path}", "--jobs=1"]
+    with pytest.raises(SystemExit):
+        main(options)
+    assert "argument task: invalid choice: 'road'" in capsys.readouterr().err
+    main([*options, "--import", "road_task"])
+    assert Demonstrations.load(path).behaviors == ("left", "right", "left")
+
+
+def test_the_command_explains_itself(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "--import MODULE" in capsys.readouterr().out

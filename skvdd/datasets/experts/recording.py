@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +16,8 @@ from tqdm import tqdm
 from skvdd.datasets.demonstrations import Demonstrations
 from skvdd.datasets.episode import Behavior, Episode
 from skvdd.envs import Score, TaskSpec, find_task, get_task, task_names
+from skvdd.envs.spec import LONGEST
+from skvdd.envs.verdicts import Verdict
 
 Array = NDArray[np.float64]
 Act = Callable[[Array], NDArray[np.floating]]
@@ -43,7 +45,7 @@ class Demonstrator:
     description : str
         What it does, for the metadata of a set.
     max_length : int or None, default=None
-        Actions in an episode at most; None is the task's limit.
+        Actions in an episode at most; None is the task's limit, or 10 000 where it has none.
     state_dtype : {"float32", "float64"}, default="float32"
         Precision in which states are recorded.
     plan : callable or None, default=None
@@ -107,6 +109,11 @@ def demonstrate(
     Episode or None
         The recording; None without success, if it shows another behavior, or if it is too long.
 
+    Raises
+    ------
+    ValueError
+        If the infos tell a success that is neither true nor false.
+
     Examples
     --------
     >>> import gymnasium
@@ -119,33 +126,61 @@ def demonstrate(
     Episode(...)
     """
     score = Score() if score is None else score
+    episode, _ = _attempt(demonstrator, env, behavior, rng, options=options, seed=seed, score=score)
+    return episode
+
+
+def _attempt(
+    demonstrator: Demonstrator,
+    env: gymnasium.Env[Any, Any],
+    behavior: Behavior,
+    rng: np.random.Generator,
+    *,
+    options: dict[str, Any] | None,
+    seed: int | None,
+    score: Score,
+) -> tuple[Episode | None, bool]:
+    """Return what `demonstrate` does, and whether the attempt was cut."""
     observation, info = env.reset(seed=seed, options=options)
-    goal = info.get("goal")
+    # Here and below are copies: the environment and the actor may use their arrays again.
+    goal = None if info.get("goal") is None else np.array(info["goal"], np.float32)
     act = demonstrator.make_actor(env.unwrapped, behavior, rng)
+    verdict, longest = Verdict(score), _longest(demonstrator, env)
     states: list[Any] = []
     actions: list[Any] = []
-    success, shown, over = False, None, False
+    over = False
     while not over:
-        if len(states) == demonstrator.max_length:
-            return None
-        action = np.asarray(act(observation), dtype=np.float32)
-        states.append(observation)
-        actions.append(action)
-        observation, _, terminated, truncated, info = env.step(action)
-        success = _has_succeeded(score, info, success)
-        shown = info.get(score.behavior_key, shown)
+        if len(states) == longest:
+            return None, True
+        states.append(np.array(observation))
+        actions.append(np.array(act(observation), dtype=np.float32))
+        observation, _, terminated, truncated, info = env.step(_playable(actions[-1], env))
+        try:
+            verdict.hear(info)
+        except ValueError as error:
+            raise ValueError(f"{error} in step {len(states) - 1} of a demonstration.") from error
         over = terminated or truncated
-    if not success or (behavior is not None and shown != behavior):
-        return None
-    goals = None if goal is None else np.tile(np.float32(goal), (len(states), 1))
-    return Episode(np.array(states, demonstrator.state_dtype), np.array(actions), behavior, goals)
+    if not verdict.success or (behavior is not None and verdict.behavior != behavior):
+        return None, False
+    goals = None if goal is None else np.tile(goal, (len(states), 1))
+    made = Episode(np.array(states, demonstrator.state_dtype), np.array(actions), behavior, goals)
+    return made, False
 
 
-def _has_succeeded(score: Score, info: Mapping[str, Any], before: bool) -> bool:
-    """Say whether an episode is a success so far."""
-    if score.success_key not in info:
-        return before
-    return bool(info[score.success_key]) or (before and score.when == "any")
+def _longest(demonstrator: Demonstrator, env: gymnasium.Env[Any, Any]) -> int | None:
+    """Return after how many actions an attempt is cut; None where the environment sees to it."""
+    if demonstrator.max_length is not None:
+        return demonstrator.max_length
+    is_limited = env.spec is not None and env.spec.max_episode_steps is not None
+    return None if is_limited else LONGEST
+
+
+def _playable(action: NDArray[np.float32], env: gymnasium.Env[Any, Any]) -> NDArray[Any]:
+    """Return an action as the environment is given it in evaluations too: of its type."""
+    dtype = env.action_space.dtype
+    if dtype is not None and dtype.kind in "iu":
+        action = np.rint(action)
+    return np.array(action, dtype=dtype)
 
 
 def record(
@@ -183,6 +218,11 @@ def record(
     Demonstrations
         Episodes ``first`` to ``n_episodes - 1``. The metadata of each tell how many attempts it
         took, and its context: None where that was drawn anew, or where the task has none.
+
+    Raises
+    ------
+    RuntimeError
+        If 100 attempts at an episode fail.
 
     Examples
     --------
@@ -315,10 +355,11 @@ def _first_success(
     plan = demonstrator.plan
     turn = (behaviors[number % len(behaviors)], (random_state, number))
     behavior, seed = turn if plan is None else plan(number, random_state)
+    n_cut = 0
     for attempt in range(MAX_ATTEMPTS):
         is_listed = task.n_contexts is not None and attempt < ATTEMPTS_IN_CONTEXT
         context = number // len(behaviors) if is_listed else None
-        episode = demonstrate(
+        episode, was_cut = _attempt(
             demonstrator,
             env,
             behavior,
@@ -330,9 +371,12 @@ def _first_success(
         if episode is not None:
             episode.metadata.update(context=context, attempts=attempt + 1)
             return episode
+        n_cut += was_cut
     shown = "" if behavior is None else f" in behavior {behavior!r}"
+    cut = f", {n_cut} of them cut after {_longest(demonstrator, env)} actions" if n_cut else ""
+    remedy = " max_length of the Demonstrator says after how many actions." if n_cut else ""
     keys = f"{task.score.success_key!r} and {task.score.behavior_key!r}"
     raise RuntimeError(
-        f"{task.name!r} was not solved{shown} in {MAX_ATTEMPTS} attempts. Infos must tell {keys}, "
-        "as the task's Score has them, and the demonstrator reach them."
+        f"{task.name!r} was not solved{shown} in {MAX_ATTEMPTS} attempts{cut}. Infos must tell "
+        f"{keys}, as the task's Score has them, and the demonstrator reach them.{remedy}"
     )
