@@ -158,6 +158,10 @@ def _known(task: str) -> str:
             f"--task must be one of {', '.join(task_names())}, got {task!r}; for another, pass "
             "--import MODULE, which registers it."
         )
+    if task in found.demonstrators and task != found.name:
+        raise ValueError(
+            f"--task must be a task, got {task!r}, a set of demonstrations of {found.name}."
+        )
     return found.name
 
 

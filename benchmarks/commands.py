@@ -17,7 +17,7 @@ from benchmarks.presets import Parameters
 from benchmarks.records import Store
 from benchmarks.runs import Run, execute
 from benchmarks.tables import Table, by_name
-from benchmarks.training import parameters_of, write
+from benchmarks.training import write
 from skvdd.envs import get_task
 
 TUNING_SEED = 100  # never one that is reported
@@ -127,7 +127,7 @@ def at_equal_cost(
     """Return the iterations that give a method so many in all, or as many as VDD-VE has."""
     whole = iterations or plan.training("VDD-VE", 0).iterations
     training = plan.training(method, 0, exact=chosen)
-    own = parameters_of(training.estimator).get("max_iter")
+    own = training.parameters.get("max_iter")
     if own is None or "max_iter" in chosen:
         return {}
     before = training.iterations - own  # of its teacher, and of its start

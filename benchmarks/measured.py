@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks import published
 from benchmarks.figures import save
 from benchmarks.plan import FIRST_SEED, Plan
-from benchmarks.provenance import environment
+from benchmarks.provenance import commit, environment
 from benchmarks.tables import markdown
 from benchmarks.training import CORE, write
 from skvdd.evaluation import evaluate_policy, time_action
@@ -62,7 +62,8 @@ class Measurement:
 
 def keep(path: Path, rows: dict[str, Any]) -> None:
     """Write measured rows, with what they were measured on."""
-    write(path, json.dumps({"rows": rows, "core": CORE, **environment()}, indent=1) + "\n")
+    found = {"rows": rows, "core": CORE, **environment(commit())}
+    write(path, json.dumps(found, indent=1) + "\n")
 
 
 # -- table 3 -------------------------------------------------------------------------------------

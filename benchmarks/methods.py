@@ -128,6 +128,12 @@ def foreign_method(reference: str) -> Method:
     lacking = [method for method in ("fit", "act") if not hasattr(cls, method)]
     if lacking:
         raise TypeError(f"{reference} must have fit and act, it has no {' and no '.join(lacking)}.")
+    try:
+        inspect.signature(cls)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{reference} must be a class whose parameters Python can tell ({error})."
+        ) from error
     return Method(name, cls, is_foreign=True)
 
 

@@ -140,26 +140,28 @@ class Plan:
         if method.trained_as:
             options = {**data, "parameters": parameters, "exact": exact}
             return self.training(method.trained_as, seed, **options)
-        estimator = self._estimator(method, seed, parameters or {}, exact or {}, make)
+        make = make or method.make
+        arguments = self._arguments(method, seed, parameters or {}, exact or {}, make)
         teacher = self.training(method.teacher, seed, **data) if method.teacher else None
         return Training(
-            estimator,
+            make(**arguments),
             teacher=teacher,
             goal="recorded" if self.task.goal_dim else None,
             features=self.task.name if self.task.features else None,
+            arguments=arguments if method.is_foreign else None,
             **data,
         )
 
-    def _estimator(
+    def _arguments(
         self,
         method: Method,
         seed: int,
         parameters: Parameters,
         exact: Parameters,
-        make: Callable[..., Any] | None,
-    ) -> Any:
-        """Return the unfitted policy."""
-        make, preset = make or method.make, preset_of(self.task)
+        make: Callable[..., Any],
+    ) -> Parameters:
+        """Return what the unfitted policy is made with."""
+        preset = preset_of(self.task)
         given = {"random_state": seed, "window_size": preset.window_size}
         given["goal_dim"] = self.task.goal_dim
         own: Parameters = {}
@@ -167,10 +169,10 @@ class Plan:
             given |= {"n_experts": preset.n_experts, **preset.settings}
             own = {**preset.parameters.get(method.name, {}), **self.tuned.get(method.name, {})}
         chosen = {**taken(make, given), **own, **parameters, **exact}
-        known = parameters_of(make(**chosen))
+        known = parameters_of(make(**chosen), chosen)
         shorter = {
             name: known[name] and max(1, int(known[name] / self.budget.shortening))
             for name in ITERATIONS
             if name in known and name not in exact
         }
-        return make(**{**chosen, **shorter})
+        return {**chosen, **shorter}

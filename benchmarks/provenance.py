@@ -63,11 +63,11 @@ def source_digest(cls: type) -> str:
         return digest(f"{cls.__module__}:{cls.__qualname__}")
 
 
-def environment() -> dict[str, str]:
-    """Return commit, versions, processor and date."""
+def environment(code: str) -> dict[str, str]:
+    """Return the commit that was loaded, versions, processor and date."""
     packages = {name: version(name) for name in ("torch", "mujoco")}
     return {
-        "commit": commit(),
+        "commit": code,
         "skvdd": skvdd.__version__,
         **packages,
         "processor": processor(),

@@ -186,11 +186,12 @@ def load(task: str, results: str | Path = RESULTS) -> list[Record]:
     Parameters
     ----------
     task : str
-        Its name.
+        Its name, or the id of its environment.
     results : str or Path, default=RESULTS
         Folder that has a folder for each task.
     """
-    return Store(Path(results) / task).records(get_task(task))
+    spec = get_task(task)
+    return Store(Path(results) / spec.name).records(spec)
 
 
 # -- outcomes ------------------------------------------------------------------------------------
@@ -199,8 +200,8 @@ def load(task: str, results: str | Path = RESULTS) -> list[Record]:
 def compacted(evaluation: Evaluation) -> NDArray[np.void]:
     """Return what each rollout did: behaviors by their place in the list of the task."""
     fields: dict[str, tuple[str, Any]] = {
-        "context": ("i2", [-1 if c is None else c for c in evaluation.contexts]),
-        "length": ("i2", evaluation.lengths),
+        "context": ("i4", [-1 if c is None else c for c in evaluation.contexts]),
+        "length": ("i4", evaluation.lengths),
         "return": ("f4", evaluation.returns),
     }
     for name, report in _by_ending(evaluation.scores).items():

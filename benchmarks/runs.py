@@ -19,7 +19,7 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.pipeline import make_pipeline
 
-from benchmarks.provenance import describe_set, digest, environment
+from benchmarks.provenance import commit, describe_set, digest, environment
 from benchmarks.records import Row, Store, compacted
 from benchmarks.training import Cost, Foreign, Training
 from skvdd.envs import get_task
@@ -95,14 +95,19 @@ class Run:
             progress=False,
         )
 
-    def record(self, folder: Path) -> str:
-        """Roll out, add the record to those of a folder, and say what it is."""
+    def record(self, folder: Path, code: str) -> str:
+        """Roll out, add the record to those of a folder, and say what it is.
+
+        ``code`` is the commit that was loaded.
+        """
         policy, cost = self.policy()
         start = time.perf_counter()
         evaluation = self.roll_out(policy)
         seconds = time.perf_counter() - start
         store = Store(folder)
-        store.add(self._row(evaluation, cost), compacted(evaluation), described(self.training))
+        store.add(
+            self._row(evaluation, cost, code), compacted(evaluation), described(self.training)
+        )
         entropy = evaluation.entropy_d3il
         told = (
             ""
@@ -117,7 +122,7 @@ class Run:
             f"(trained in {cost.seconds:.0f} s of {cost.clock}, played in {seconds:.0f} s)"
         )
 
-    def _row(self, evaluation: Evaluation, cost: Cost) -> Row:
+    def _row(self, evaluation: Evaluation, cost: Cost, code: str) -> Row:
         task, training = get_task(self.task), self.training
         data = describe_set(training.demonstrations, training.n_demonstrations)
         summary = evaluation.to_dict()
@@ -145,7 +150,7 @@ class Run:
             "demonstrator_version": data["version"],
             "n_demonstrations": data["n_episodes"],
             "rows": data["rows"],
-            **environment(),
+            **environment(code),
         }
 
 
@@ -178,6 +183,7 @@ def execute(runs: Sequence[Run], folder: Path, jobs: int, imports: Sequence[str]
     list of str
         What failed and why; the other runs are not harmed.
     """
+    code = commit()  # of what is loaded: the files may change before the last run is done
     present = Store(folder).keys()
     wanted = {run.key: run for run in runs if run.key not in present}
     if len(wanted) < len({run.key for run in runs}):
@@ -190,7 +196,7 @@ def execute(runs: Sequence[Run], folder: Path, jobs: int, imports: Sequence[str]
         [(_train, key, (run.training.teacher, imports)) for key, run in teachers.items()],
     )
     able = [run for run in by_seed if not (_keys(run.training) & failed.keys())]
-    failed |= _each(jobs, [(_record, run.key, (run, folder, imports)) for run in able])
+    failed |= _each(jobs, [(_record, run.key, (run, folder, imports, code)) for run in able])
     return list(failed.values())
 
 
@@ -206,10 +212,12 @@ def _train(training: Training, imports: Sequence[str]) -> str:
     return f"{_label(training)}: trained in {cost.seconds:.0f} s of {cost.clock}"
 
 
-def _record(run: Run, folder: Path, imports: Sequence[str]) -> str:
+def _record(run: Run, folder: Path, imports: Sequence[str], code: str) -> str:
+    # A process of its own has loaded the files as they were when it began.
+    code = code if commit() == code else f"{code}..{commit()}"
     _import(imports)
     print(f"{_label(run)}: training, or loading, and playing", flush=True)
-    return run.record(folder)
+    return run.record(folder, code)
 
 
 def _import(modules: Sequence[str]) -> None:
@@ -260,4 +268,4 @@ def _label(work: Run | Training) -> str:
     """Return what a message calls a run or a training."""
     if isinstance(work, Run):
         return f"{work.name}, seed {work.seed}"
-    return f"{type(work.estimator).__name__}, seed {getattr(work.estimator, 'random_state', None)}"
+    return f"{type(work.estimator).__name__}, seed {work.parameters.get('random_state')}"

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from skvdd.evaluation import Evaluation, compare_evaluations
-from skvdd.metrics.intervals import bootstrap_interval, standard_error, wilson_interval
+from skvdd.metrics.intervals import (
+    MIN_VALUES,
+    bootstrap_interval,
+    standard_error,
+    wilson_interval,
+)
 
 Array = NDArray[np.float64]
 Evaluations = Sequence[Evaluation]
@@ -38,12 +43,13 @@ class Summary:
     mean : float
         Mean over seeds.
     std : float
-        Standard deviation over seeds; NaN of one.
+        Standard deviation over the seeds that have a value; NaN of one.
     n : int
         Number of seeds.
     low, high : float
         95 % interval of the mean: over contexts, with these seeds; where every episode starts
-        alike, over seeds (Student's t), or of the only seed over its rollouts.
+        alike, over seeds (Student's t), or of the only seed over its rollouts. Of equal success
+        rates it is Wilson's over all rollouts. NaN where too little was seen.
     """
 
     mean: float
@@ -56,7 +62,7 @@ class Summary:
         """Return mean, deviation of several seeds, and interval."""
         if isnan(self.mean):
             return ""
-        spread = "" if self.n == 1 else f" ± {self.std:.3f}"
+        spread = "" if isnan(self.std) else f" ± {self.std:.3f}"
         interval = "" if isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
         return f"{self.mean:.3f}{spread}{interval}"
 
@@ -73,7 +79,8 @@ def summarize(evaluations: Evaluations, quantity: str) -> Summary:
     """
     values = np.array([_number(getattr(e, quantity)) for e in evaluations])
     mean, n = mean_of(values), len(values)
-    std = float(values.std(ddof=1)) if n > 1 else nan
+    counted = values[~np.isnan(values)]
+    std = float(counted.std(ddof=1)) if len(counted) > 1 else nan
     low, high = (nan, nan) if isnan(mean) else _interval(evaluations, quantity, values)
     if quantity in PER_CONTEXT:  # a diversity may exceed one by chance
         low, high = max(low, 0.0), high if quantity == "diversity" else min(high, 1.0)
@@ -85,27 +92,40 @@ def _interval(evaluations: Evaluations, quantity: str, values: Array) -> tuple[f
         return nan, nan
     if evaluations[0].n_contexts > 1:
         means = by_context(evaluations, quantity)
-        if quantity == "success_rate" and np.ptp(means) == 0:  # as an evaluation has it
+        enough = len(means) >= MIN_VALUES
+        if quantity == "success_rate" and enough and np.ptp(means) == 0:  # as evaluations have it
             return wilson_interval(round(float(means[0]) * len(means)), len(means))
         return bootstrap_interval(means)
     if len(values) > 1:
-        half = float(t.ppf(0.975, len(values) - 1)) * standard_error(values)
-        return mean_of(values) - half, mean_of(values) + half
+        return _over_seeds(evaluations, quantity, values[~np.isnan(values)])
     return getattr(evaluations[0], INTERVALS.get(quantity, ""), (nan, nan))
 
 
+def _over_seeds(evaluations: Evaluations, quantity: str, values: Array) -> tuple[float, float]:
+    """Return Student's interval; equal seeds do not say how far others would spread."""
+    if len(values) > 1 and np.ptp(values) > 0:
+        half = float(t.ppf(0.975, len(values) - 1)) * standard_error(values)
+        return mean_of(values) - half, mean_of(values) + half
+    if quantity != "success_rate":
+        return nan, nan
+    successes = np.concatenate([e.successes for e in evaluations])
+    return wilson_interval(int(successes.sum()), len(successes))
+
+
 def by_context(evaluations: Evaluations, quantity: str) -> Array:
-    """Return a quantity in each context, mean over seeds; NaN where no seed has it."""
+    """Return a quantity in each context, by their numbers; NaN where no seed has it."""
     table = np.array([_in_contexts(e, quantity) for e in evaluations])
     has = ~np.isnan(table)
     return np.where(has.any(0), np.nansum(table, 0), nan) / np.maximum(has.sum(0), 1)
 
 
 def _in_contexts(evaluation: Evaluation, quantity: str) -> Array:
+    listed = np.array(evaluation.score.context_list)
     if quantity in PER_CONTEXT:
-        return np.asarray(getattr(evaluation.score, PER_CONTEXT[quantity]), dtype=float)
+        found = np.asarray(getattr(evaluation.score, PER_CONTEXT[quantity]), dtype=float)
+        return found[np.argsort(listed)]
     contexts = np.array(evaluation.contexts)
-    listed = evaluation.score.context_list
+    listed = np.sort(listed)
     return np.array([evaluation.returns[contexts == c].mean() for c in listed])
 
 
@@ -139,10 +159,12 @@ def gap_between(first: Evaluations, second: Evaluations, quantity: str) -> Gap:
     Parameters
     ----------
     first, second : sequence of Evaluation
-        Of the same seeds, in this order, and in the same contexts.
+        Of the same seeds, in this order. In other contexts there is no difference: it is NaN.
     quantity : {"success_rate", "entropy_d3il", "diversity", "mean_return"}
         Which.
     """
+    if len({(e.split, frozenset(e.contexts)) for e in (*first, *second)}) > 1:
+        return Gap(nan, nan)
     gaps = np.array(
         [
             _number(getattr(a, quantity)) - _number(getattr(b, quantity))

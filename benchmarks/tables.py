@@ -178,7 +178,10 @@ class Table:
             interval = "over contexts (bootstrap)"
             error = "over contexts and seeds, paired"
         else:
-            interval = "over seeds (Student's t)" if several else "over rollouts"
+            interval = (
+                "over seeds (Student's t; of equal success rates, Wilson's over all rollouts)"
+            )
+            interval = interval if several else "over rollouts"
             error = "over seeds" if several else "over rollouts"
         text = f"Cells: {spread} [95 % interval {interval}]"
         return f"{text}; differences ± standard error {error}." if self._gaps() else f"{text}."

@@ -203,6 +203,15 @@ def test_an_experiment_notes_its_runs_and_prints_its_table(tmp_path, capsys, mon
         ),
         (["run", "--method", "em", "--seeds", "0"], "error: --seeds must be at least 1, got 0."),
         (["paper", "difficulty", "--task", "pushing"], "error: experiment of pushing must be one "),
+        (
+            ["table", "--task", "avoiding-human"],
+            "error: --task must be a task, got 'avoiding-human', a set of demonstrations of "
+            "avoiding.",
+        ),
+        (
+            ["run", "--method", "builtins:range"],
+            "error: builtins:range must have fit and act, it has no fit and no act.",
+        ),
         (["run", "--task", "sides", "--method", "x"], "error: method must be one of vdd, "),
     ],
 )
@@ -223,6 +232,22 @@ def test_the_list_of_experiments_has_names_and_titles(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "table1      Distillation, and the teachers"
     assert [line.split()[0] for line in lines] == ["table1", "table2", "table3"]
+
+
+def test_a_task_is_found_by_the_id_of_its_environment(tmp_path):
+    command = ["run", "--task", "tests/Sides-v0", "--method", WALKER, "--seeds", "1"]
+    main([*command, "--records", str(tmp_path)])
+    assert [folder.name for folder in tmp_path.iterdir() if folder.name != "cache"] == ["sides"]
+    assert len(load("tests/Sides-v0", tmp_path)) == 1
+
+
+def test_a_class_with_slots_and_without_a_seed_runs(tmp_path, sides):
+    method = "tests.benchmarks.sides:Slotted"
+    command = ["run", "--task", "sides", "--method", method, "--seeds", "2"]
+    main([*command, "--records", str(tmp_path)])
+    records = load("sides", tmp_path)
+    assert len({found.row["training"] for found in records}) == 1
+    assert [found.row["success_rate"] for found in records] == [1.0, 1.0]
 
 
 def test_records_are_loaded_from_a_folder_named_by_text(tmp_path):

@@ -61,3 +61,15 @@ def test_every_score_of_a_task_is_kept():
     again = restored(task, "test", table)
     assert again.to_dict() == evaluation.to_dict()
     assert again.scores["two"].behaviors == (None, "y", "x")
+
+
+def test_long_episodes_and_many_contexts_are_kept_and_short_columns_are_read():
+    task, contexts = get_task("sides"), (40_000, 7)
+    report = ScoreReport(task.score, np.array([True, False]), ("left", None), contexts)
+    numbers = np.array([1.0, 0.0]), np.array([70_000, 3])
+    found = Evaluation(task.env_id, "test", {"success": report}, contexts, *numbers, episodes=None)
+    again = restored(task, "test", compacted(found))
+    assert (again.contexts, again.lengths.tolist()) == (contexts, [70_000, 3])
+    short = np.array([(7, 3, 1.0, True, 0)], "i2, i2, f4, ?, i2")
+    short.dtype.names = compacted(found).dtype.names
+    assert restored(task, "test", short).to_dict()["mean_length"] == 3.0

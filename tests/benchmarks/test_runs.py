@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import runs
 from benchmarks.records import Store
 from benchmarks.runs import Run, execute
 from benchmarks.training import Training
@@ -70,8 +71,21 @@ def test_a_record_tells_how_it_was_made(tmp_path, sides):
     assert described["parameters"]["max_iter"] == SMALL["max_iter"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "commits"), [(False, ["c0", "c0"]), (True, ["c0..c1", "c0..c3"])]
+)
+def test_a_record_names_the_commit_that_was_loaded(changes, commits, tmp_path, monkeypatch):
+    names = iter(["c0", "c1", "c1", "c3", "c3"])
+    monkeypatch.setattr(runs, "commit", lambda: next(names) if changes else "c0")
+    monkeypatch.setattr(runs, "environment", lambda code: {"commit": code})
+    rows = []
+    monkeypatch.setattr(Store, "add", lambda self, row, *others: rows.append(row))
+    assert execute([run(), run(seed=1)], tmp_path, jobs=1) == []
+    assert [row["commit"] for row in rows] == commits
+
+
 def test_outcomes_give_the_numbers_of_the_evaluation(tmp_path, sides):
-    wanted = run(of=training(Walker(random_state=0)))
+    wanted = run(of=training(Walker(random_state=0), arguments={"random_state": 0}))
     execute([wanted], tmp_path, jobs=1)
     (record,) = Store(tmp_path).records(sides)
     evaluation = wanted.roll_out(wanted.policy()[0])

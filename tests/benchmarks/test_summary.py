@@ -23,7 +23,9 @@ def evaluation(successes, contexts=None, behaviors=None, returns=None):
 
 def test_three_equal_seeds_do_not_look_like_one():
     one, three = ([evaluation([1, 1, 1, 0])] * n for n in (1, 3))
-    assert str(summarize(three, "success_rate")) == "0.750 ± 0.000 [0.750, 0.750]"
+    assert (
+        str(summarize(three, "success_rate")) == "0.750 ± 0.000 [0.468, 0.911]"
+    )  # of twelve rollouts
     assert str(summarize(one, "success_rate")) == "0.750 [0.301, 0.954]"  # Wilson's
 
 
@@ -87,3 +89,39 @@ def test_a_gap_without_contexts_is_as_unsure_as_the_seeds_are():
     gap = gap_between(first, second, "mean_return")
     assert (gap.estimate, gap.error) == (pytest.approx(0.4), pytest.approx(0.1 / sqrt(3)))
     assert str(gap) == "+0.400 ± 0.058"
+
+
+def test_equal_seeds_have_an_interval_of_the_success_rate_alone():
+    three = [evaluation([1, 1, 1, 1])] * 3
+    assert str(summarize(three, "success_rate")) == "1.000 ± 0.000 [0.758, 1.000]"
+    for quantity in ("mean_return", "entropy_d3il", "diversity"):
+        assert str(summarize(three, quantity)).endswith("± 0.000")
+
+
+def test_too_little_that_was_seen_has_no_interval():
+    contexts = [0, 0, 1, 1, 2, 2, 3, 3]
+    for successes in ([1] * 8, [1, 1, 1, 1, 1, 1, 1, 0]):
+        found = [evaluation(successes, contexts)]
+        for quantity in ("success_rate", "entropy_d3il", "diversity", "mean_return"):
+            assert not {"[", "n"} & set(str(summarize(found, quantity)))
+
+
+def test_a_seed_without_a_value_leaves_the_deviation_of_the_others():
+    seeds = [evaluation(s) for s in ([0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0])]
+    assert "nan" not in str(summarize(seeds, "diversity"))
+
+
+def test_rows_of_other_contexts_have_no_gap():
+    of = {n: [evaluation([1] * n, np.arange(n))] for n in (1, 4, 6)}
+    moved = [evaluation([1] * 4, np.arange(1, 5))]
+    assert str(gap_between(of[4], of[4], "success_rate")).startswith("+0.000")
+    for first, second in ((of[4], of[6]), (of[1], of[4]), (of[4], moved), (of[4], of[1])):
+        assert str(gap_between(first, second, "success_rate")) == ""
+
+
+@pytest.mark.parametrize("quantity", ["success_rate", "mean_return"])
+def test_a_gap_pairs_the_contexts_by_their_numbers(quantity):
+    one = evaluation([1, 0, 0, 1, 0], [0, 1, 2, 3, 4])
+    same = evaluation([0, 1, 0, 0, 1], [4, 3, 2, 1, 0])
+    gap = gap_between([one], [same], quantity)
+    assert (gap.estimate, gap.error) == (0.0, 0.0)

@@ -21,6 +21,10 @@ def em(n=10, **parameters):
     return Training(GaussianMoEPolicy(**{"n_experts": 2, **SMALL, **parameters}), **kinds)
 
 
+def walker(**arguments):
+    return Training(sides.Walker(**arguments), "sides", 10, arguments=arguments)
+
+
 @pytest.fixture
 def fitted(monkeypatch):
     """Names of the classes that were fitted."""
@@ -46,8 +50,8 @@ def test_a_key_depends_on_every_parameter_the_data_and_the_teacher():
         em(teacher=em(random_state=1)).key,
         Training(GaussianMoEPolicy(2, **SMALL), "avoiding", 10).key,
         Training(GaussianMoEPolicy(2, **SMALL), "avoiding-human", 10).key,
-        Training(sides.Walker(), "sides", 10).key,
-        Training(sides.Walker(pace=2.0), "sides", 10).key,
+        walker().key,
+        walker(pace=2.0).key,
     ]
     assert len(set(keys)) == len(keys)
     assert em().key == keys[0]
@@ -85,9 +89,9 @@ def test_a_key_depends_on_what_features_return(monkeypatch):
 
 
 def test_a_key_of_a_method_from_elsewhere_depends_on_its_code(monkeypatch):
-    before = Training(sides.Walker(), "sides", 10).key
+    before = walker().key
     monkeypatch.setattr(training, "source_digest", lambda cls: "other code")
-    assert Training(sides.Walker(), "sides", 10).key != before
+    assert walker().key != before
 
 
 def test_a_setting_does_not_depend_on_the_seeds_of_a_policy_and_its_teacher():
@@ -125,25 +129,74 @@ def test_a_cost_counts_teacher_start_and_distillation():
 
 
 def test_a_method_from_elsewhere_is_fitted_on_flat_rows_and_kept(fitted):
-    wanted = Training(sides.Walker(), "sides", 10)
+    wanted = walker()
     policy, cost = wanted.policy()
     assert (cost.clock, cost.iterations) == ("wall", None)
     assert wanted.policy()[0].step_ == policy.step_ == pytest.approx(0.4, abs=0.01)
     assert fitted == ["Walker"]
 
 
-def test_a_method_from_elsewhere_is_given_one_generator_that_every_row_seeds():
-    generators = [np.random.RandomState(k) for k in range(3)]
-    seen = []
+def test_what_a_fit_changes_changes_no_key_or_setting_of_a_method_from_elsewhere():
+    wanted, other = walker(random_state=0), walker(random_state=1)
+    key = wanted.key
+    wanted.estimator.weights = np.ones(3)
+    wanted.policy()
+    assert wanted.key == walker(random_state=0).key == key
+    assert wanted.setting == other.setting == walker().setting
+    assert wanted.describe()["parameters"] == {"pace": 1.0, "random_state": 0}
 
-    class Spy:
+
+def test_an_argument_that_a_key_cannot_name_is_refused():
+    expected = (
+        "^random_state of Walker must be a number, a text, None, or lists and dicts of them, so "
+        r"that a key can name it, got Generator\.$"
+    )
+    with pytest.raises(TypeError, match=expected):
+        walker(random_state=np.random.default_rng(0))
+    expected = r"^a parameter must have a repr that is always the same, got <object .* at 0x\w+>\.$"
+    with pytest.raises(TypeError, match=expected):
+        _ = em(encoder=object()).key
+
+
+def test_a_method_that_does_not_tell_its_parameters_needs_its_arguments():
+    expected = (
+        "^arguments must be those that Walker was made with, since it has no get_params, got "
+        r"None\.$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        Training(sides.Walker(), "sides", 10)
+
+
+def test_a_method_that_pickle_cannot_write_is_refused_before_it_is_trained(fitted):
+    wanted = walker()
+    wanted.estimator.choose = lambda x: x
+    with pytest.raises(TypeError, match=r"^Walker must be what pickle can write, to be kept "):
+        wanted.policy()
+    assert fitted == []
+
+
+def test_a_trained_method_that_pickle_cannot_write_is_played_and_said_not_to_be_kept(capsys):
+    wanted = Training(sides.Closed(), "sides", 10, arguments={})
+    policy, cost = wanted.policy()
+    assert policy is wanted.estimator
+    assert cost.clock == "wall"
+    assert "Closed was not kept, pickle cannot write it trained (" in capsys.readouterr().out
+    assert not wanted.path.exists()
+
+
+def test_a_row_of_a_method_from_elsewhere_depends_on_its_own_generator_alone():
+    class Noise:
         def act(self, X, *, random_state):
-            seen.append((X.shape, random_state.uniform()))
+            assert X.shape == (1, 10)
+            return random_state.uniform(size=(1, 2))
 
-    for _ in range(2):
-        Foreign(Spy(), 2, 0).act(np.zeros((3, 2, 5)), random_state=generators)
-    assert [shape for shape, _ in seen] == [(3, 10), (3, 10)]
-    assert seen[0][1] != seen[1][1]
+    def acted(*seeds):
+        generators = [np.random.RandomState(seed) for seed in seeds]
+        return Foreign(Noise(), 2, 0).act(np.zeros((len(seeds), 2, 5)), random_state=generators)
+
+    assert acted(0, 1, 2).shape == (3, 2)
+    np.testing.assert_array_equal(acted(0, 1, 2)[:2], acted(0, 1, 9)[:2])
+    assert (acted(0, 1)[0] != acted(0, 1)[1]).all()
 
 
 def test_a_training_that_was_killed_goes_on_where_it_was(monkeypatch):
