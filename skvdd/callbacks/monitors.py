@@ -188,9 +188,11 @@ class RolloutMonitor(_Monitor):
 
     Parameters
     ----------
-    env_id, n_episodes, metric, contexts, random_state, env_kwargs, goal : as in `rollout_scorer`
+    env_id, n_episodes, metric, contexts, random_state, env_kwargs : as in `rollout_scorer`
         What is measured, see `skvdd.evaluation.rollout_scorer`; with one metric. Every measurement
         plays the same episodes, unless ``random_state`` is None.
+    goal, max_episode_steps, clip_actions : as in `rollout_scorer`
+        By which rules.
     every : int, default=1000
         Iterations between two measurements, rounded up to reports. The end of a run is measured
         too.
@@ -226,6 +228,8 @@ class RolloutMonitor(_Monitor):
         random_state: int | None = 0,
         env_kwargs: Mapping[str, Any] | None = None,
         goal: ArrayLike | None = None,
+        max_episode_steps: int | None = None,
+        clip_actions: bool = False,
         name: str | None = None,
     ) -> None:
         # Here, since simulators are loaded by those alone who roll out.
@@ -242,6 +246,8 @@ class RolloutMonitor(_Monitor):
             random_state=random_state,
             env_kwargs=env_kwargs,
             goal=goal,
+            max_episode_steps=max_episode_steps,
+            clip_actions=clip_actions,
         )
         super().__init__(
             every=every,

@@ -44,7 +44,7 @@ def resolve_task(env_id: str) -> TaskSpec:
     >>> from skvdd.rollouts import resolve_task
     >>> resolve_task("skvdd.envs:skvdd/Pushing-v0").name
     'pushing'
-    >>> resolve_task("CartPole-v1").n_episodes
+    >>> resolve_task("Acrobot-v1").n_episodes
     100
     """
     _, name = _split(env_id)

@@ -52,7 +52,7 @@ def test_a_monitor_waits_for_a_better_score_as_long_as_asked(walked):
         (
             {"contexts": 5},
             "contexts must be None for avoiding, whose episodes all start alike, got "
-            "('validation', 5).",
+            "('validation', 5). Choose with one random_state and report with another.",
         ),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_monitor_measures_one_metric_of_a_known_task():
 
 
 class Platforms(gymnasium.Env):
-    """One step from a listed start; what the resets were asked for is kept."""
+    """One step from a listed start; where the rollouts started is kept."""
 
     asked: list = []
     observation_space = Box(-1.0, 1.0, (4,), np.float64)
@@ -78,10 +78,12 @@ class Platforms(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        Platforms.asked.append(options)
-        return np.zeros(4), {"success": False}
+        self.options = options
+        split = ("train", "validation", "test").index(options.get("split", "test"))
+        return np.array([0.1 * options["context"], split, 0.0, 0.0]), {"success": False}
 
     def step(self, action):
+        Platforms.asked.append(self.options)
         return np.zeros(4), 1.0, True, False, {"success": True, "behavior": "left"}
 
 
