@@ -175,7 +175,7 @@ def test_platform_and_walls_stand_where_they_should(name, x, y, half_size):
     np.testing.assert_allclose(geom.size, half_size, atol=1e-12)
 
 
-def test_the_rod_ends_at_the_height_of_the_blocks_centres(env):
+def test_the_rod_ends_at_the_height_of_the_blocks_centers(env):
     assert env.tcp_position[2] - 0.12 == pytest.approx(STANDING, abs=0.002)
 
 
@@ -256,7 +256,7 @@ def test_the_behavior_is_the_order_of_arrival(env, first, behavior):
     assert put_and_judge(env, IN_RED, IN_BLUE) == {"success": True, "behavior": behavior}
 
 
-def test_one_block_is_recorded_per_step_the_one_nearest_to_its_bins_centre_first(env):
+def test_one_block_is_recorded_per_step_the_one_nearest_to_its_bins_center_first(env):
     assert put_and_judge(env, (0.4, 0.35), (0.625, 0.33))["behavior"] is None
     assert env._order == [1]
     assert put_and_judge(env, (0.4, 0.35), (0.625, 0.33))["behavior"] == "br"

@@ -90,11 +90,11 @@ def demonstrate(
     Parameters
     ----------
     demonstrator : Demonstrator
-        Who.
+        The one that tries.
     env : gymnasium.Env
         An environment of its task.
     behavior : str, int or None
-        What; None where the task does not tell behaviors apart.
+        Which to show; None where the task does not tell behaviors apart.
     rng : numpy.random.Generator
         Draws all variation of the demonstrator.
     options : dict or None, default=None
