@@ -282,4 +282,4 @@ def test_a_task_of_a_users_own_runs_in_several_processes(tmp_path, recorded):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "| Walker | 1.000 [" in done.stdout
+    assert "| Walker | 1.000 |" in done.stdout
