@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvdd.envs import EnvPool, TaskSpec
+from skvdd.envs.task import SPLITS
 from skvdd.rollouts import Start
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +39,7 @@ def of_validation(contexts: Any, task: TaskSpec) -> Any:
     """Return an argument ``contexts`` that means the validation list where it names none."""
     if contexts is None:
         return None if task.n_contexts is None else "validation"
+    contexts = _kept(contexts)  # a scorer is called more than once
     if not task.is_registered:  # it may know no lists
         return contexts
     if _is_table(contexts) or isinstance(contexts, str) or _is_pair(contexts):
@@ -71,8 +71,7 @@ def choose_contexts(contexts: Any, task: TaskSpec, n_episodes: int | None) -> Co
             f"contexts must be None for {task.name}, whose episodes all start alike, got "
             f"{contexts!r}. Choose with one random_state and report with another."
         )
-    if isinstance(contexts, Set | Iterator):
-        contexts = list(contexts)
+    contexts = _kept(contexts)
     if _is_table(contexts):
         table = _table(contexts)
         _check_episodes(n_episodes, len(table))
@@ -84,6 +83,13 @@ def choose_contexts(contexts: Any, task: TaskSpec, n_episodes: int | None) -> Co
     _check_episodes(n_episodes, len(numbers))
     options: dict[str, Any] = {} if split == "test" else {"split": split}
     return Contexts(split, [Start(int(i), {"context": int(i), **options}) for i in numbers])
+
+
+def _kept(contexts: Any) -> Any:
+    """Return contexts that can be gone through again, and have an order."""
+    if _is_pair(contexts):
+        return contexts[0], _kept(contexts[1])
+    return list(contexts) if isinstance(contexts, Set | Iterator) else contexts
 
 
 def warn_if_ignored(chosen: Contexts, pool: EnvPool) -> None:
@@ -100,9 +106,10 @@ def warn_if_ignored(chosen: Contexts, pool: EnvPool) -> None:
     def first_observation(options: dict[str, Any]) -> Any:
         return np.array(pool.reset([0], [0], [options])[0][0])
 
-    starts = chosen.starts
+    starts, table = chosen.starts, chosen.table
     first = first_observation(starts[0].options)
-    if len(starts) > 1 and np.array_equal(first, first_observation(starts[1].options)):
+    differ = len(starts) > 1 and (table is None or not np.array_equal(table[0], table[1]))
+    if differ and np.array_equal(first, first_observation(starts[1].options)):
         warnings.warn(
             f"{pool.env_id} starts alike in two contexts. Does its reset look at "
             "options['context']?",

@@ -29,6 +29,7 @@ from skvdd.rollouts import (
     Rollout,
     as_policy,
     check_goal,
+    check_limit,
     check_spaces,
     plan_rollouts,
     registered,
@@ -146,6 +147,7 @@ def evaluate_policy(
         n_envs = BLOCK_SIZE
     check_count("n_envs", n_envs)
     _check_n_jobs(n_jobs)
+    check_limit(max_episode_steps)
     chosen = choose_contexts(contexts, task, n_episodes)
     starts = None if chosen is None else chosen.starts
     if n_episodes is None:

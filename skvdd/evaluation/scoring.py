@@ -14,7 +14,14 @@ from skvdd.envs import EnvPool, TaskSpec
 from skvdd.evaluation.contexts import choose_contexts, of_validation
 from skvdd.evaluation.evaluate import check_count, evaluate_policy
 from skvdd.evaluation.report import Evaluation
-from skvdd.rollouts import Policy, Registration, check_spaces, registered, resolve_task
+from skvdd.rollouts import (
+    Policy,
+    Registration,
+    check_limit,
+    check_spaces,
+    registered,
+    resolve_task,
+)
 
 METRICS = ("success_rate", "entropy_d3il", "diversity", "mean_return", "selection")
 OF_BEHAVIORS = ("entropy_d3il", "diversity")
@@ -93,6 +100,7 @@ def rollout_scorer(
         check_count("n_episodes", n_episodes)
     contexts = of_validation(contexts, task)
     choose_contexts(contexts, task, n_episodes)  # refuses wrong ones
+    check_limit(max_episode_steps)
     _check_seed(random_state)
     names = (metric,) if isinstance(metric, str) else tuple(metric)
     _check_metric(names, task)

@@ -6,6 +6,7 @@ from skvdd.rollouts.driver import (
     RandomState,
     Rollout,
     Start,
+    check_limit,
     plan_rollouts,
 )
 from skvdd.rollouts.policies import ComposedPolicy, Policy, as_policy, check_goal
@@ -22,6 +23,7 @@ __all__ = [
     "Start",
     "as_policy",
     "check_goal",
+    "check_limit",
     "check_spaces",
     "plan_rollouts",
     "registered",

@@ -133,7 +133,7 @@ class Driver:
         max_episode_steps: int | None = None,
         clip_actions: bool = False,
     ) -> None:
-        _check_limit(max_episode_steps)
+        check_limit(max_episode_steps)
         self.policy = policy
         self.pool = pool
         self.task = task
@@ -342,7 +342,8 @@ class Driver:
         return f"episode {rollout.index} of {self.task.env_id}, step {step}"
 
 
-def _check_limit(max_episode_steps: int | None) -> None:
+def check_limit(max_episode_steps: int | None) -> None:
+    """Refuse a limit that is no integer of at least 1."""
     number = max_episode_steps
     if number is None or (
         isinstance(number, Integral) and not isinstance(number, bool) and number >= 1

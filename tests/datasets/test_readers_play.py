@@ -241,11 +241,11 @@ def test_labels_tell_the_goal_where_the_last_state_does_not(tmp_path):
     labels = np.zeros((5, 4))
     labels[2:, 1] = labels[4, 2] = 1.0  # block in target2, block2 in target
     tables = [[table[:4], table] for table in (observations, actions, labels)]
-    _, labelled = read_block_push(write(tmp_path, PUSH, *tables))
-    assert labelled.goals[0].tolist() == goal.tolist()
+    _, labeled = read_block_push(write(tmp_path, PUSH, *tables))
+    assert labeled.goals[0].tolist() == goal.tolist()
     (tmp_path / "onehot_goals.pth").unlink()
-    _, unlabelled = read_block_push(tmp_path)
-    assert unlabelled.goals[0].tolist() == goal[[2, 3, 0, 1]].tolist()
+    _, unlabeled = read_block_push(tmp_path)
+    assert unlabeled.goals[0].tolist() == goal[[2, 3, 0, 1]].tolist()
 
 
 def test_a_block_that_is_never_seen_in_its_target_is_no_behavior(tmp_path):

@@ -127,18 +127,18 @@ def test_a_policy_whose_context_decides_is_not_diverse():
         (("test", 0), "contexts must be at least 1, got 0."),
         (
             [0.3, 0.4],
-            "contexts must be a number, numbers from 0, a list of the task (train, validation, "
-            "test), a pair of both, or a table with a row for each; got [0.3, 0.4].",
+            "contexts must be a number, numbers from 0, a list of the task (train, test, "
+            "validation), a pair of both, or a table with a row for each; got [0.3, 0.4].",
         ),
         (
             [-1],
-            "contexts must be a number, numbers from 0, a list of the task (train, validation, "
-            "test), a pair of both, or a table with a row for each; got [-1].",
+            "contexts must be a number, numbers from 0, a list of the task (train, test, "
+            "validation), a pair of both, or a table with a row for each; got [-1].",
         ),
         ([1, 1], "contexts must be different numbers, got [1, 1]."),
         (
             "held-out",
-            "contexts must name one of the lists ('train', 'validation', 'test'), got 'held-out'.",
+            "contexts must name one of the lists ('train', 'test', 'validation'), got 'held-out'.",
         ),
         (
             np.zeros((2, 1, 1)),
@@ -220,6 +220,19 @@ def test_a_scorer_plays_validation_contexts_unless_another_list_is_named(context
 def test_a_scorer_plays_the_contexts_of_a_table():
     scorer = rollout_scorer(SIGNPOST, 4, contexts=[[0.3], [-0.4]], metric="entropy_d3il")
     assert scorer(Sides(), ROWS) == 0.0  # one behavior in each context
+
+
+@pytest.mark.parametrize("contexts", [iter([3, 1]), ("validation", iter([3, 1]))])
+def test_a_scorer_plays_the_contexts_of_an_iterator_at_every_call(contexts):
+    scorer = rollout_scorer(SIGNPOST, 4, contexts=contexts)
+    for _ in range(2):
+        policy = Starts(2)
+        scorer(policy, ROWS)
+        assert policy.seen == [0.325, 0.125]
+
+
+def test_equal_rows_of_a_table_are_no_reason_to_warn():
+    assert play([[0.3], [0.3]]).n_contexts == 2  # warnings are errors here
 
 
 # -- environments that do not listen --------------------------------------------------------

@@ -227,3 +227,12 @@ def test_a_scorer_of_a_task_with_a_function_of_a_script_can_be_pickled():
         assert pickle.loads(pickle.dumps(scorer))(Constant([0.1]), ROWS) == 7.0
     finally:
         del spec._TASKS["scripted"]
+
+
+@pytest.mark.parametrize("limit", [0, 2.5, True])
+def test_a_wrong_limit_is_refused_before_any_rollout(limit):
+    message = f"max_episode_steps must be None or an integer of at least 1, got {limit!r}."
+    with refuses(message):
+        rollout_scorer(LINE, 5, max_episode_steps=limit)
+    with refuses(message):
+        evaluate(Constant([0.1]), max_episode_steps=limit)
